@@ -1,0 +1,2 @@
+//! The `vmcrypt` command line.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Vector backends of the page cipher.
+#![no_std]

@@ -1,0 +1,2 @@
+//! Test guest program.
+fn main() {}

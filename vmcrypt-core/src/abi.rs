@@ -1,0 +1,79 @@
+//! Structures that cross the hypercall boundary between dom0 and Xen.
+//!
+//! One definition serves both sides: Xen fills them through the generated C header, the `vmcrypt`
+//! command line reads them. Layouts are asserted below; a change of layout is a change of
+//! [`INTERFACE_VERSION`].
+
+use static_assertions::const_assert_eq;
+
+/// Version of every structure in this module.
+pub const INTERFACE_VERSION: u32 = 1;
+
+/// Hypercall number (`__HYPERVISOR_arch_2` of Xen's `public/xen.h`).
+pub const HYPERCALL: u32 = 50;
+/// Sub-operation: fill a [`HostInfo`].
+pub const OP_HOST_INFO: u32 = 0;
+/// Sub-operation: fill a [`DomainInfo`]; the caller sets `domid`.
+pub const OP_DOMAIN_INFO: u32 = 1;
+
+/// Number of slots in [`DomainInfo::plain`], indexed by [`crate::PlainClass`].
+pub const PLAIN_CLASSES: usize = 8;
+/// Number of slots in [`DomainInfo::refusals`], indexed by [`crate::Refusal`].
+pub const REFUSALS: usize = 32;
+
+/// What VMCrypt does on this host.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostInfo {
+    /// [`INTERFACE_VERSION`] of the running hypervisor.
+    pub version: u32,
+    /// 0: off, 1: every guest is protected.
+    pub mode: u32,
+    /// Page cipher backend: 0 portable, 1 AES-NI with PCLMULQDQ.
+    pub backend: u32,
+    /// Number of protected domains.
+    pub domains: u32,
+    /// Identifier of the host key (not secret): equal on two hosts only if images move between them.
+    pub key_id: [u8; 16],
+    /// Replica frames owned by the pool, in use or not.
+    pub pool_frames: u64,
+    /// Replica frames free now.
+    pub pool_free: u64,
+    /// Lowest value of `pool_free` since boot.
+    pub pool_low: u64,
+    /// Maps refused because the pool was empty.
+    pub pool_exhausted: u64,
+}
+
+/// What VMCrypt knows about one domain.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// IN: the domain asked about.
+    pub domid: u16,
+    #[doc(hidden)]
+    pub pad: u16,
+    /// [`crate::State`] as a number; 0 when the domain is not protected.
+    pub state: u32,
+    /// Domain handle, as `xl` shows it.
+    pub uuid: [u8; 16],
+    /// Identifier of the open session, zero when none is open.
+    pub session: [u8; 16],
+    /// Reason of the latest refusal plus one, 0 when there was none.
+    pub last_refusal: u32,
+    #[doc(hidden)]
+    pub pad2: u32,
+    /// Pages the domain owns.
+    pub pages: u64,
+    /// Plain pages by [`crate::PlainClass`].
+    pub plain: [u64; PLAIN_CLASSES],
+    /// Replica frames that dom0 has mapped at this moment.
+    pub replicas: u64,
+    /// Private pages exported in the open session.
+    pub exported: u64,
+    /// Refused operations by [`crate::Refusal`].
+    pub refusals: [u64; REFUSALS],
+}
+
+const_assert_eq!(size_of::<HostInfo>(), 64);
+const_assert_eq!(size_of::<DomainInfo>(), 48 + 8 + 8 * PLAIN_CLASSES + 16 + 8 * REFUSALS);
