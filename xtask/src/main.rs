@@ -1,2 +1,61 @@
-//! Developer commands.
-fn main() {}
+//! Every developer command of VMCrypt: `cargo xtask VERB`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod demo;
+mod e2e;
+mod header;
+mod image;
+mod link_gate;
+mod lint;
+mod shell;
+mod test;
+mod xen;
+
+/// Build, test and show VMCrypt.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Demo(demo::Args),
+    Test(test::Args),
+    Xen(xen::Args),
+    Image(image::Args),
+    E2e(e2e::Args),
+    Shell(shell::Args),
+    Header(header::Args),
+    LinkGate(link_gate::Args),
+    Lint(lint::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Xen(args) => xen::run(&args),
+        Verb::Image(args) => image::run(&args),
+        Verb::E2e(args) => e2e::run(&args),
+        Verb::Shell(args) => shell::run(&args),
+        Verb::Header(args) => header::run(&args),
+        Verb::LinkGate(args) => link_gate::run(&args),
+        Verb::Lint(args) => lint::run(&args),
+    }
+}
