@@ -1,0 +1,138 @@
+//! Keys and how they follow from each other.
+//!
+//! Every key type is filled in place, wipes itself on drop, cannot be cloned and prints nothing. The
+//! hierarchy is drawn in `docs/CRYPTO.md`.
+
+use crate::cipher::PageKey;
+use crate::ids::{KeyId, SessionId};
+use crate::mac::{Digest, expand, hkdf};
+use core::fmt;
+use zeroize::Zeroize;
+
+/// Salt of what identifies a key; no session id is as long.
+const ID_SALT: &[u8] = b"vmcrypt/1 key id salt";
+const ID_INFO: &[u8] = b"vmcrypt/1 key id";
+const PAGE_INFO: &[u8] = b"vmcrypt/1 page cipher and tag";
+const RECORD_INFO: &[u8] = b"vmcrypt/1 record";
+const SEAL_INFO: &[u8] = b"vmcrypt/1 seal";
+
+/// The secret from which everything else follows: drawn by Xen at boot.
+pub struct HostKey([u8; 32]);
+
+impl HostKey {
+    /// A key that is not drawn yet.
+    pub const fn empty() -> Self {
+        Self([0; 32])
+    }
+
+    /// Takes a key.
+    pub fn set(&mut self, secret: &[u8; 32]) {
+        self.0 = *secret;
+    }
+
+    /// Draws the key, word by word, from hardware entropy. If `draw` fails once, the key stays empty and the
+    /// answer is `false`.
+    #[must_use]
+    pub fn draw(&mut self, mut draw: impl FnMut() -> Option<u64>) -> bool {
+        for word in self.0.as_chunks_mut::<8>().0 {
+            let Some(random) = draw() else {
+                self.0.zeroize();
+                return false;
+            };
+            *word = random.to_ne_bytes();
+        }
+        true
+    }
+
+    /// Identifies the key without giving anything away.
+    pub fn key_id(&self) -> KeyId {
+        let mut id = KeyId::default();
+        hkdf(ID_SALT, &self.0, &[ID_INFO], &mut id.0);
+        id
+    }
+}
+
+/// The keys of one session: that of the page cipher and that from which sealing keys follow.
+#[repr(C)]
+pub struct SessionKeys {
+    page: PageKey,
+    record: RecordKey,
+}
+
+impl SessionKeys {
+    /// Keys that are not derived yet.
+    pub const fn empty() -> Self {
+        Self {
+            page: PageKey::empty(),
+            record: RecordKey([0; 32]),
+        }
+    }
+
+    /// Derives the keys of `session` in place.
+    pub fn derive(&mut self, host: &HostKey, session: &SessionId) {
+        let mut secret = [0; 64];
+        hkdf(&session.0, &host.0, &[PAGE_INFO], &mut secret);
+        self.page.set(&secret);
+        secret.zeroize();
+        self.record.derive(host, session);
+    }
+
+    /// Key of the page cipher.
+    pub const fn page(&self) -> &PageKey {
+        &self.page
+    }
+
+    /// Key of the sealed record.
+    pub const fn record(&self) -> &RecordKey {
+        &self.record
+    }
+}
+
+/// The secret from which the keys of each sealed record of a session follow.
+pub struct RecordKey(Digest);
+
+impl RecordKey {
+    /// A key that is not derived yet.
+    pub const fn empty() -> Self {
+        Self([0; 32])
+    }
+
+    /// Derives the record key of `session` in place.
+    pub fn derive(&mut self, host: &HostKey, session: &SessionId) {
+        hkdf(&session.0, &host.0, &[RECORD_INFO], &mut self.0);
+    }
+
+    /// Encryption key and MAC key of the session's record number `counter`.
+    pub(crate) fn sealing_keys(&self, counter: u64, out: &mut [u8; 64]) {
+        expand(&self.0, &[SEAL_INFO, &counter.to_le_bytes()], out);
+    }
+}
+
+macro_rules! secret {
+    ($($name:ident => |$this:ident| $wipe:expr;)*) => { $(
+        impl Zeroize for $name {
+            fn zeroize(&mut self) {
+                let $this = self;
+                $wipe
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                self.zeroize();
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+    )* };
+}
+
+secret! {
+    HostKey => |key| key.0.zeroize();
+    RecordKey => |key| key.0.zeroize();
+    SessionKeys => |keys| { keys.page.zeroize(); keys.record.zeroize() };
+}

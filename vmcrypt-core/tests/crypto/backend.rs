@@ -1,0 +1,164 @@
+//! What every backend of the page cipher must fulfil. Run by the core for the portable backend and by
+//! `ffi/simd` for each of its own.
+
+use vmcrypt_core::cipher::{Backend, Page, PageKey, PageTag, Portable, Tweak};
+use vmcrypt_core::cipher::{decrypt, decrypt_page, encrypt, encrypt_page};
+use vmcrypt_core::ids::{Pfn, SessionId};
+
+/// Repetitions, fewer where an interpreter runs them.
+pub const ROUNDS: usize = if cfg!(miri) { 2 } else { 100 };
+
+/// Reproducible random bytes (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| self.next() as u8)
+    }
+
+    pub fn key(&mut self) -> PageKey {
+        let mut key = PageKey::empty();
+        key.set(&self.bytes());
+        key
+    }
+
+    pub fn tweak(&mut self) -> Tweak {
+        Tweak {
+            session: SessionId(self.bytes()),
+            pfn: Pfn(self.next() >> 28),
+        }
+    }
+
+    pub fn page(&mut self) -> Page {
+        self.bytes()
+    }
+}
+
+/// Records of a vector file: `name hex` lines, an empty line between records, `#` comments.
+pub fn records(text: &str) -> Vec<Vec<(&str, Vec<u8>)>> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let records = lines
+        .split(|line| line.is_empty())
+        .filter(|record| !record.is_empty());
+    records
+        .map(|record| record.iter().map(|line| parse(line)).collect())
+        .collect()
+}
+
+fn parse(line: &str) -> (&str, Vec<u8>) {
+    let (name, hex) = line.split_once(' ').expect("name and value");
+    let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16).expect("hex");
+    (name, (0..hex.len()).step_by(2).map(byte).collect())
+}
+
+/// The published vectors.
+pub fn published_vectors(backend: &impl Backend) {
+    let records = records(include_str!("vectors/hctr2-aes256.txt"));
+    assert_eq!(records.len(), 7);
+    for record in records {
+        let [
+            ("key", secret),
+            ("tweak", tweak),
+            ("plain", plain),
+            ("cipher", cipher),
+        ] = &record[..]
+        else {
+            panic!("malformed record: {record:?}");
+        };
+        let mut key = PageKey::empty();
+        key.set(
+            &[&secret[..], &[0x5a; 32]]
+                .concat()
+                .try_into()
+                .expect("32-byte key"),
+        );
+        let mut message = plain.clone();
+        let tag = encrypt(backend, &key, tweak, &mut message).expect("long enough");
+        assert_eq!(message, *cipher, "{} bytes", plain.len());
+        assert_eq!(decrypt(backend, &key, tweak, &mut message), Ok(tag));
+        assert_eq!(message, *plain, "{} bytes", plain.len());
+    }
+}
+
+/// Every length around the multiples of the batch sizes in use, against the portable backend.
+pub fn agrees_with_portable(backend: &impl Backend) {
+    let mut random = Random(1);
+    let key = random.key();
+    let lengths = if cfg!(miri) { 30..36 } else { 16..700 };
+    for length in lengths {
+        let tweak: [u8; 50] = random.bytes();
+        let tweak = &tweak[..random.below(51)];
+        let plain: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+        let (mut one, mut other) = (plain.clone(), plain.clone());
+        let tag = encrypt(backend, &key, tweak, &mut one);
+        assert_eq!(tag, encrypt(&Portable, &key, tweak, &mut other));
+        assert_eq!(one, other, "{length} bytes");
+        assert_eq!(decrypt(backend, &key, tweak, &mut one), tag);
+        assert_eq!(one, plain, "{length} bytes");
+    }
+    for _ in 0..ROUNDS {
+        let (key, tweak, plain) = (random.key(), random.tweak(), random.page());
+        let (mut one, mut other) = (plain, plain);
+        let tag = encrypt_page(backend, &key, &tweak, &mut one);
+        assert_eq!(tag, encrypt_page(&Portable, &key, &tweak, &mut other));
+        assert_eq!(one, other);
+        assert_eq!(decrypt_page(backend, &key, &tweak, &mut one), tag);
+        assert_eq!(one, plain);
+    }
+}
+
+/// One changed bit of plaintext, ciphertext or tweak changes about half of the whole page, and the tag.
+pub fn diffusion(backend: &impl Backend) {
+    let mut random = Random(2);
+    type Direction<B> = fn(&B, &PageKey, &Tweak, &mut Page) -> PageTag;
+    fn check<B: Backend>(
+        backend: &B,
+        crypt: Direction<B>,
+        key: &PageKey,
+        a: (Page, Tweak),
+        b: (Page, Tweak),
+    ) {
+        let ((mut page, tweak), (mut other, other_tweak)) = (a, b);
+        let tag = crypt(backend, key, &tweak, &mut page);
+        assert_ne!(tag, crypt(backend, key, &other_tweak, &mut other));
+        for (part, other) in page.chunks(512).zip(other.chunks(512)) {
+            // 4,096 fair coins: 2,048 heads, standard deviation 32; 10 of them either way.
+            let changed: u32 = part.iter().zip(other).map(|(a, b)| (a ^ b).count_ones()).sum();
+            assert!((1728..2368).contains(&changed), "{changed} of 4096 bits changed");
+        }
+    }
+    for round in 0..ROUNDS {
+        let (key, tweak, page) = (random.key(), random.tweak(), random.page());
+        // The first and last bits have code of their own.
+        let bit = match round {
+            0 => 0,
+            1 => 8 * page.len() - 1,
+            2 => 8 * 16,
+            _ => random.below(8 * page.len()),
+        };
+        let mut flipped = page;
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        check(backend, encrypt_page, &key, (page, tweak), (flipped, tweak));
+        check(backend, decrypt_page, &key, (page, tweak), (flipped, tweak));
+
+        let mut other = tweak;
+        let bit = random.below(192);
+        match bit {
+            0..64 => other.pfn.0 ^= 1 << bit,
+            _ => other.session.0[bit / 8 - 8] ^= 1 << (bit % 8),
+        }
+        check(backend, encrypt_page, &key, (page, tweak), (page, other));
+        check(backend, decrypt_page, &key, (page, tweak), (page, other));
+    }
+}

@@ -1,0 +1,5 @@
+//! The cryptography, seen from outside.
+
+mod backend;
+mod portable;
+mod records;
