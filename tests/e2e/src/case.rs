@@ -1,0 +1,104 @@
+//! What a case is, and the four ways it can end.
+
+use crate::dom0::Dom0;
+use std::fmt;
+use vmcrypt_testbed::Store;
+
+/// One end-to-end case.
+pub struct Case {
+    /// How it is called on the command line.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub about: &'static str,
+    /// The machine it needs.
+    pub machine: Config,
+    /// The case itself.
+    pub run: fn(&mut Dom0) -> Verdict,
+}
+
+/// Which hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hypervisor {
+    /// Debian's, unpatched: where the detectors must find the secret.
+    Stock,
+    /// The one under test.
+    VmCrypt,
+}
+
+/// A machine to boot. Cases with equal configurations share one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Config {
+    /// Which hypervisor.
+    pub hypervisor: Hypervisor,
+    /// Added to its command line.
+    pub xen_arguments: &'static str,
+    /// Whether the CPU has AES-NI.
+    pub aes_ni: bool,
+    /// CPUs of the machine.
+    pub cpus: u8,
+    /// Memory of the machine.
+    pub memory_mib: u32,
+    /// Which xenstore daemon.
+    pub store: Store,
+}
+
+impl Config {
+    /// The usual machine under test.
+    pub const VMCRYPT: Config = Config {
+        hypervisor: Hypervisor::VmCrypt,
+        xen_arguments: "",
+        aes_ni: true,
+        cpus: 1,
+        memory_mib: 2560,
+        store: Store::C,
+    };
+    /// The same with the unpatched hypervisor.
+    pub const STOCK: Config = Config {
+        hypervisor: Hypervisor::Stock,
+        ..Config::VMCRYPT
+    };
+    /// Two CPUs: live migration of a busy guest does not end with one.
+    pub const TWO_CPUS: Config = Config {
+        cpus: 2,
+        ..Config::VMCRYPT
+    };
+}
+
+/// `Ok` carries the evidence, in words.
+pub type Verdict = Result<String, Problem>;
+
+/// Why a case did not pass.
+#[derive(Debug)]
+pub enum Problem {
+    /// What is under test did wrong.
+    Fail(String),
+    /// The case could not be judged: the machine, dom0 or the test itself broke.
+    Error(anyhow::Error),
+    /// It cannot be run here.
+    Skip(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Fail(why) | Problem::Skip(why) => f.write_str(why),
+            Problem::Error(error) => write!(f, "{error:#}"),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Problem::Error(error.into())
+    }
+}
+
+/// Fails the case unless the condition holds.
+macro_rules! demand {
+    ($condition:expr, $($why:tt)+) => {
+        if !$condition {
+            return Err($crate::case::Problem::Fail(format!($($why)+)));
+        }
+    };
+}
+pub(crate) use demand;

@@ -1,0 +1,113 @@
+//! A guest as a case sees it: how to configure it, and what its console has said.
+
+use std::collections::HashMap;
+use vmcrypt_guest::Role;
+
+/// What to create.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Its name; none may be the beginning of another's.
+    pub name: String,
+    /// Memory at start.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// What it does.
+    pub roles: Vec<Role>,
+}
+
+impl Spec {
+    /// The test guest: 256 MiB, one vCPU, a secret.
+    pub fn new(name: &str) -> Spec {
+        Spec {
+            name: name.to_owned(),
+            memory_mib: 256,
+            vcpus: 1,
+            roles: vec![Role::Secret],
+        }
+    }
+
+    /// The same with other roles.
+    pub fn roles(self, roles: &[Role]) -> Spec {
+        Spec {
+            roles: roles.to_vec(),
+            ..self
+        }
+    }
+
+    /// The same with another size.
+    pub fn memory_mib(self, memory_mib: u32) -> Spec {
+        Spec { memory_mib, ..self }
+    }
+
+    /// The same with more virtual CPUs.
+    pub fn vcpus(self, vcpus: u32) -> Spec {
+        Spec { vcpus, ..self }
+    }
+
+    /// The configuration file for `xl create`.
+    pub fn xl_config(&self) -> String {
+        let Spec {
+            name,
+            memory_mib,
+            vcpus,
+            ..
+        } = self;
+        let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
+        let mut config = format!(
+            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/share/vmlinuz\"\nramdisk = \"/share/guest.cpio\"\n\
+             memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\n\
+             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n\
+             extra = \"console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 \
+             vmcrypt.server=10.77.0.1:7777\"\n",
+            roles.join(",")
+        );
+        if self.roles.contains(&Role::Disk) {
+            config += &format!("disk = [ \"format=raw,vdev=xvda,access=rw,target=/root/{name}.disk\" ]\n");
+        }
+        if self.roles.contains(&Role::Net) {
+            config += "vif = [ \"mac=00:16:3e:00:00:02,bridge=xenbr0\" ]\n";
+        }
+        config
+    }
+}
+
+/// A created guest and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// How it was made.
+    pub spec: Spec,
+    /// How much of each console log was read.
+    pub(crate) read: HashMap<String, u64>,
+    /// Beginning of a line whose end is still to come, for each log.
+    pub(crate) unfinished: HashMap<String, String>,
+    /// Last round that each role reported.
+    pub(crate) rounds: HashMap<Role, u64>,
+    /// Answers on the console so far.
+    pub(crate) answers: Vec<String>,
+    /// How often it came up; more than once means that it was booted again.
+    pub(crate) boots: u32,
+}
+
+impl Guest {
+    pub(crate) fn new(spec: Spec) -> Guest {
+        Guest {
+            spec,
+            read: HashMap::new(),
+            unfinished: HashMap::new(),
+            rounds: HashMap::new(),
+            answers: Vec::new(),
+            boots: 0,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Where dom0 saves it.
+    pub fn image(&self) -> String {
+        format!("/root/{}.img", self.spec.name)
+    }
+}

@@ -1,0 +1,285 @@
+//! The dom0 disk and everything else a boot needs, below `target/testbed/`.
+//!
+//! ```text
+//! root.ext4           dom0's root: Debian packages and nothing else; rebuilt when the list of packages changes
+//! modules/, vmlinuz   taken out of it
+//! dom0.cpio           dom0's initramfs: busybox, the modules that reach the disk, a script
+//! share/              seen read-only by dom0 at /share: our own programs, the guests' kernel and initramfs
+//! ```
+//!
+//! The disk takes a minute and is stable; the rest is rebuilt in seconds whenever a program changes.
+
+use crate::cpio::Archive;
+use crate::modules::Modules;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use vmcrypt_guest::secret;
+use vmcrypt_host::apt::PrivateApt;
+use vmcrypt_host::progress::Step;
+use vmcrypt_host::{Sha256, cmd, hostpkg, paths};
+
+const SUITE: &str = "trixie";
+const PACKAGES: &[&str] = &[
+    "linux-image-amd64",
+    "xen-utils-4.20",
+    "xenstore-utils",
+    "busybox-static",
+    "kmod",
+    "iproute2",
+    "bridge-utils",
+];
+/// Left out to keep the disk small; none of it takes part in a test.
+const EXCLUDED: &[&str] = &[
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+];
+const HOST_PACKAGES: &[&str] = &["mmdebstrap", "e2fsprogs", "xz-utils", "libc6-dev"];
+/// Sparse, so that it costs what it holds; room for the images that cases save.
+const DISK_SIZE: &str = "12G";
+
+const DOM0_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4", "9p", "9pnet_virtio"];
+const GUEST_MODULES: &[&str] = &["xen-blkfront", "xen-netfront"];
+const INITRAMFS_INIT: &str = include_str!("../dom0/initramfs-init.sh");
+const DOM0_INIT: &str = include_str!("../dom0/dom0-init.sh");
+
+/// A complete set of files to boot dom0 with.
+#[derive(Clone, Debug)]
+pub struct Image {
+    dir: PathBuf,
+}
+
+impl Image {
+    /// Builds whatever is missing or older than its inputs.
+    pub fn ensure() -> Result<Image> {
+        let image = Image {
+            dir: paths::target_subdir("testbed")?,
+        };
+        image.ensure_root()?;
+        image.ensure_initramfs()?;
+        image.ensure_share()?;
+        Ok(image)
+    }
+
+    /// Where everything lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// dom0's disk.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root.ext4")
+    }
+
+    /// The kernel of dom0, and of the guests.
+    pub fn kernel(&self) -> PathBuf {
+        self.dir.join("vmlinuz")
+    }
+
+    /// dom0's initramfs.
+    pub fn initramfs(&self) -> PathBuf {
+        self.dir.join("dom0.cpio")
+    }
+
+    /// The directory that dom0 sees at `/share`.
+    pub fn share(&self) -> PathBuf {
+        self.dir.join("share")
+    }
+
+    fn ensure_root(&self) -> Result<()> {
+        let inputs =
+            format!("{SUITE} {PACKAGES:?} {EXCLUDED:?} {DISK_SIZE} {DOM0_MODULES:?} {GUEST_MODULES:?} v1");
+        let key = Sha256::of(inputs.as_bytes()).to_string();
+        let key_file = self.dir.join("root.key");
+        if fs::read_to_string(&key_file).is_ok_and(|old| old == key) && self.root().exists() {
+            return Ok(());
+        }
+        hostpkg::ensure(HOST_PACKAGES)?;
+        hostpkg::ensure_disk(3)?;
+        let _ = fs::remove_file(&key_file);
+        let tree = tempfile::tempdir_in(&self.dir)?;
+        let root = tree.path().join("root");
+        self.unpack_debian(&root)?;
+        let step = Step::new("make the dom0 disk");
+        self.take_out(&root)?;
+        let disk = self.root();
+        let _ = fs::remove_file(&disk);
+        cmd::output(
+            Command::new("/sbin/mke2fs")
+                .args([
+                    "-q",
+                    "-t",
+                    "ext4",
+                    "-O",
+                    "^has_journal",
+                    "-E",
+                    "root_owner=0:0",
+                    "-d",
+                ])
+                .arg(&root)
+                .arg(&disk)
+                .arg(DISK_SIZE),
+        )?;
+        fs::write(key_file, key)?;
+        step.done(paths::short(&disk));
+        Ok(())
+    }
+
+    fn unpack_debian(&self, root: &Path) -> Result<()> {
+        let apt = PrivateApt::new(&[SUITE])?;
+        let step = Step::new(format!("install Debian {SUITE} for dom0"));
+        let mut command = Command::new("mmdebstrap");
+        command
+            .args(["--variant=minbase", "--mode=root"])
+            .arg(format!("--include={}", PACKAGES.join(",")));
+        command.args(
+            EXCLUDED
+                .iter()
+                .map(|path| format!("--dpkgopt=path-exclude={path}")),
+        );
+        // Our own initramfs replaces the one that the kernel package would spend half a minute on.
+        command
+            .env("INITRD", "No")
+            .arg(SUITE)
+            .arg(root)
+            .arg(apt.source_list());
+        cmd::logged(&mut command, &self.dir.join("mmdebstrap.log"), &step)?;
+        step.done("");
+        Ok(())
+    }
+
+    /// Copies out of the root what a boot needs beside the disk.
+    fn take_out(&self, root: &Path) -> Result<()> {
+        let kernel = fs::read_dir(root.join("boot"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+            })
+            .context("the kernel package brought no vmlinuz")?;
+        fs::copy(kernel, self.kernel())?;
+        fs::copy(root.join("usr/bin/busybox"), self.dir.join("busybox"))?;
+        let all = Modules::of_root(root)?;
+        for (name, wanted) in [("dom0", DOM0_MODULES), ("guest", GUEST_MODULES)] {
+            let dir = self.dir.join("modules").join(name);
+            let _ = fs::remove_dir_all(&dir);
+            fs::create_dir_all(&dir)?;
+            let modules = all.closure(wanted)?;
+            for (module, content) in &modules {
+                fs::write(dir.join(module).with_extension("ko"), content)?;
+            }
+            let order: Vec<&str> = modules.iter().map(|(module, _)| module.as_str()).collect();
+            fs::write(dir.join("order"), order.join("\n"))?;
+        }
+        Ok(())
+    }
+
+    fn ensure_initramfs(&self) -> Result<()> {
+        let mut archive = self.initramfs_with_modules("dom0")?;
+        archive.file("init", INITRAMFS_INIT.as_bytes());
+        archive.link("bin/sh", "busybox");
+        fs::write(self.initramfs(), archive.finish())?;
+        Ok(())
+    }
+
+    /// An archive with busybox, the modules below `modules/<name>`, and the usual empty directories.
+    fn initramfs_with_modules(&self, name: &str) -> Result<Archive> {
+        let mut archive = Archive::default();
+        for dir in ["bin", "dev", "modules", "proc", "root", "sys", "tmp"] {
+            archive.directory(dir);
+        }
+        archive.device("dev/console", 5, 1);
+        archive.file("bin/busybox", &fs::read(self.dir.join("busybox"))?);
+        let mut files: Vec<PathBuf> = fs::read_dir(self.dir.join("modules").join(name))?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<_>>()?;
+        files.sort();
+        for file in files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            archive.file(&format!("modules/{name}"), &fs::read(&file)?);
+        }
+        Ok(archive)
+    }
+
+    fn ensure_share(&self) -> Result<()> {
+        let programs = build_programs()?;
+        let share = self.share();
+        fs::create_dir_all(&share)?;
+        for (name, path) in &programs {
+            let content = fs::read(path)?;
+            ensure!(
+                !contains(&content, secret::needle().as_bytes()),
+                "{name} holds the secret in clear: the compiler folded it; a leak could not be told from the program"
+            );
+            if name != "vmcrypt-guest" {
+                write_if_changed(&share.join(name), &content)?;
+            }
+        }
+        let guest = &programs
+            .iter()
+            .find(|(name, _)| name == "vmcrypt-guest")
+            .context("no guest program")?
+            .1;
+        let mut archive = self.initramfs_with_modules("guest")?;
+        archive.file("init", &fs::read(guest)?);
+        write_if_changed(&share.join("guest.cpio"), &archive.finish())?;
+        write_if_changed(&share.join("vmlinuz"), &fs::read(self.kernel())?)?;
+        write_if_changed(&share.join("dom0-init.sh"), DOM0_INIT.as_bytes())
+    }
+}
+
+/// Builds our own programs, linked statically: the disk's libraries are another Debian's.
+fn build_programs() -> Result<Vec<(String, PathBuf)>> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let dir = paths::target_dir().join("static");
+    let step = Step::new("build the programs for dom0 and the guests");
+    let build = |arguments: &[&str]| {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        command
+            .current_dir(paths::workspace_root())
+            .args(["build", "--profile", "static", "--target", TARGET, "--target-dir"])
+            .arg(&dir)
+            .args(arguments)
+            .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cmd::logged(
+            &mut command,
+            &paths::target_dir().join("testbed/programs.log"),
+            &step,
+        )
+    };
+    build(&["-p", "vmcrypt-guest", "-p", "vmcrypt-tools"])?;
+    build(&[
+        "-p",
+        "vmcrypt-testbed",
+        "--no-default-features",
+        "--features",
+        "agent",
+        "--bin",
+        "vmcrypt-agent",
+    ])?;
+    step.done("");
+    let out = dir.join(TARGET).join("static");
+    let names = ["vmcrypt-guest", "vmcrypt-agent", "vmcrypt"];
+    Ok(names
+        .iter()
+        .map(|name| ((*name).to_owned(), out.join(name)))
+        .collect())
+}
+
+fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    fs::write(path, content).with_context(|| format!("writing {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}

@@ -1,0 +1,306 @@
+//! One run of QEMU with Xen in it.
+
+use crate::client::{Answer, Client};
+use crate::console::{ConsoleLog, Trouble};
+use crate::image::Image;
+use crate::protocol::PORT;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use vmcrypt_host::hostpkg;
+
+/// Which xenstore daemon dom0 starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Store {
+    /// The one in C.
+    C,
+    /// The one in OCaml, which maps a guest's ring as a foreign page.
+    OCaml,
+}
+
+/// Who has the serial console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// Nobody: it is only logged.
+    Log,
+    /// The person at the terminal, who gets a shell in dom0.
+    Terminal,
+}
+
+/// How to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The hypervisor's ELF file.
+    pub hypervisor: PathBuf,
+    /// Added to Xen's command line.
+    pub xen_arguments: String,
+    /// Whether the CPU has AES-NI and PCLMULQDQ.
+    pub aes_ni: bool,
+    /// CPUs.
+    pub cpus: u8,
+    /// The machine's memory; dom0 takes 900 MiB of it.
+    pub memory_mib: u32,
+    /// Which xenstore daemon.
+    pub store: Store,
+    /// Who has the console.
+    pub console: Console,
+}
+
+impl Boot {
+    /// One CPU, AES-NI, 2,560 MiB, nothing special.
+    pub fn new(hypervisor: impl Into<PathBuf>) -> Boot {
+        Boot {
+            hypervisor: hypervisor.into(),
+            xen_arguments: String::new(),
+            aes_ni: true,
+            cpus: 1,
+            memory_mib: 2560,
+            store: Store::C,
+            console: Console::Log,
+        }
+    }
+}
+
+/// A running machine; dropping it ends QEMU.
+pub struct Machine {
+    qemu: Child,
+    log: ConsoleLog,
+    client: Option<Client>,
+    out: PathBuf,
+    /// Sockets: their paths must be short.
+    sockets: tempfile::TempDir,
+}
+
+/// From power-on to the agent's first answer. Thirty seconds is usual, several times that on a loaded machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+impl Machine {
+    /// Boots and waits until dom0 answers. The console goes to `xen.log` in `dir`, what dom0 writes to `/out` to
+    /// `out/` there.
+    pub fn boot(image: &Image, boot: &Boot, dir: impl AsRef<Path>) -> Result<Machine> {
+        let dir = dir.as_ref();
+        let mut machine = Self::start(image, boot, dir)?;
+        let deadline = Instant::now() + BOOT_LIMIT;
+        let socket = machine.sockets.path().join("agent");
+        machine.client = Some(Client::connect(&socket, deadline)?);
+        // One long request: it is answered when the agent comes up.
+        let answer = machine.run(
+            "xl list >/dev/null && xenstore-read /local/domain/0/name",
+            BOOT_LIMIT,
+        );
+        let answer = answer.context("dom0 did not come up")?;
+        ensure!(
+            answer.ok(),
+            "dom0 came up without a working toolstack: {}",
+            answer.all_text().trim()
+        );
+        Ok(machine)
+    }
+
+    /// Boots with the console on this process's terminal, and waits until the person is done.
+    pub fn interactive(image: &Image, boot: &Boot, dir: impl AsRef<Path>) -> Result<()> {
+        let boot = Boot {
+            console: Console::Terminal,
+            ..boot.clone()
+        };
+        let mut machine = Self::start(image, &boot, dir.as_ref())?;
+        machine.qemu.wait()?;
+        Ok(())
+    }
+
+    fn start(image: &Image, boot: &Boot, dir: &Path) -> Result<Machine> {
+        hostpkg::ensure(&["qemu-system-x86"])?;
+        ensure!(
+            boot.hypervisor.is_file(),
+            "there is no hypervisor at {}",
+            boot.hypervisor.display()
+        );
+        let out = dir.join("out");
+        let _ = fs::remove_dir_all(&out);
+        fs::create_dir_all(&out)?;
+        let log = dir.join("xen.log");
+        File::create(&log)?;
+        let sockets = tempfile::Builder::new().prefix("vmcrypt-").tempdir()?;
+        let arguments = arguments(image, boot, &log, &out, sockets.path())?;
+        fs::write(dir.join("qemu.cmd"), arguments.join("\n"))?;
+        let (stdin, errors) = match boot.console {
+            Console::Terminal => (Stdio::inherit(), Stdio::inherit()),
+            Console::Log => (Stdio::null(), File::create(dir.join("qemu.err"))?.into()),
+        };
+        let qemu = Command::new("qemu-system-x86_64")
+            .args(arguments)
+            .stdin(stdin)
+            .stderr(errors)
+            .spawn();
+        let qemu = qemu.context("starting qemu-system-x86_64")?;
+        Ok(Machine {
+            qemu,
+            log: ConsoleLog::new(&log),
+            client: None,
+            out,
+            sockets,
+        })
+    }
+
+    /// Runs a shell command in dom0. An error means that the machine broke; a command that fails is an answer.
+    pub fn run(&mut self, command: &str, limit: Duration) -> Result<Answer> {
+        let Machine {
+            qemu, log, client, ..
+        } = self;
+        let client = client
+            .as_mut()
+            .context("this machine's console belongs to a person")?;
+        let answer = client.run(command, limit, || alive(qemu, log))?;
+        alive(qemu, log)?;
+        Ok(answer)
+    }
+
+    /// The console's log so far.
+    pub fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log.path()).unwrap_or_default()).into_owned()
+    }
+
+    /// The host's side of dom0's `/out`.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// Writes the machine's whole physical memory to a file, as a thief of the memory modules would see it.
+    pub fn dump_memory(&mut self, bytes: u64, to: &Path) -> Result<()> {
+        let stream = UnixStream::connect(self.sockets.path().join("qmp")).context("connecting to QMP")?;
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let mut ask = |request: serde_json::Value| -> Result<()> {
+            writeln!(&stream, "{request}")?;
+            for line in lines.by_ref() {
+                let answer: serde_json::Value = serde_json::from_str(&line?)?;
+                if answer.get("return").is_some() {
+                    return Ok(());
+                }
+                ensure!(answer.get("error").is_none(), "QEMU refuses {request}: {answer}");
+            }
+            bail!("QEMU closed its monitor")
+        };
+        ask(serde_json::json!({"execute": "qmp_capabilities"}))?;
+        let arguments = serde_json::json!({"val": 0, "size": bytes, "filename": to});
+        ask(serde_json::json!({"execute": "pmemsave", "arguments": arguments}))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+fn alive(qemu: &mut Child, log: &mut ConsoleLog) -> Result<(), Trouble> {
+    log.check()?;
+    match qemu.try_wait() {
+        Ok(None) => Ok(()),
+        Ok(Some(status)) => Err(Trouble(format!("QEMU ended with {status}"))),
+        Err(error) => Err(Trouble(format!("QEMU cannot be asked: {error}"))),
+    }
+}
+
+fn arguments(image: &Image, boot: &Boot, log: &Path, out: &Path, sockets: &Path) -> Result<Vec<String>> {
+    let text = |path: &Path| path.display().to_string();
+    let mut dom0 = "console=hvc0 quiet loglevel=4".to_owned();
+    if boot.store == Store::OCaml {
+        dom0 += " vmcrypt.store=oxenstored";
+    }
+    let serial = match boot.console {
+        Console::Log => format!("file,id=com1,path={}", text(log)),
+        Console::Terminal => {
+            dom0 += " vmcrypt.shell";
+            format!("stdio,id=com1,signal=off,logfile={}", text(log))
+        }
+    };
+    let xen = format!(
+        "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot sync_console cpuidle=0 \
+         dom0_mem=900M,max:900M {}",
+        boot.xen_arguments
+    );
+    let share = "security_model=none,id";
+    Ok([
+        "-accel",
+        "tcg",
+        "-cpu",
+        &cpu(boot.aes_ni)?,
+        "-smp",
+        &boot.cpus.to_string(),
+        "-m",
+        &boot.memory_mib.to_string(),
+        "-display",
+        "none",
+        "-no-reboot",
+        "-nodefaults",
+        "-chardev",
+        &serial,
+        "-serial",
+        "chardev:com1",
+        "-kernel",
+        &text(&boot.hypervisor),
+        "-append",
+        &xen,
+        "-initrd",
+        &format!("{} {dom0},{}", text(&image.kernel()), text(&image.initramfs())),
+        "-drive",
+        &format!(
+            "file={},if=virtio,format=raw,snapshot=on,cache=unsafe",
+            text(&image.root())
+        ),
+        "-fsdev",
+        &format!("local,path={},readonly=on,{share}=share", text(&image.share())),
+        "-device",
+        "virtio-9p-pci,fsdev=share,mount_tag=share",
+        "-fsdev",
+        &format!("local,path={},{share}=out", text(out)),
+        "-device",
+        "virtio-9p-pci,fsdev=out,mount_tag=out",
+        // Without a source of entropy, some first `xl create` in ten hangs.
+        "-device",
+        "virtio-rng-pci",
+        "-device",
+        "virtio-serial-pci",
+        "-chardev",
+        &format!("socket,id=agent,path={}/agent,server=on,wait=off", text(sockets)),
+        "-device",
+        &format!("virtserialport,chardev=agent,name={PORT}"),
+        "-qmp",
+        &format!("unix:{}/qmp,server=on,wait=off", text(sockets)),
+    ]
+    .map(str::to_owned)
+    .into())
+}
+
+/// An EPYC without what TCG's emulation gets wrong: MONITOR faults in Xen's idle loop, RDTSCP gives nested
+/// virtualisation no next instruction; before QEMU 10, SMAP and SMEP kill dom0 at its first bounce frame.
+fn cpu(aes_ni: bool) -> Result<String> {
+    let mut cpu = "EPYC,-monitor,-rdtscp".to_owned();
+    if qemu_major()? < 10 {
+        cpu += ",-smap,-smep";
+    }
+    cpu += if aes_ni {
+        ",+aes,+pclmulqdq"
+    } else {
+        ",-aes,-pclmulqdq"
+    };
+    Ok(cpu)
+}
+
+fn qemu_major() -> Result<u32> {
+    let output = Command::new("qemu-system-x86_64")
+        .arg("--version")
+        .output()
+        .context("starting QEMU")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split("version ")
+        .nth(1)
+        .and_then(|rest| rest.split('.').next()?.parse().ok())
+        .with_context(|| format!("QEMU tells no version: {text}"))
+}
