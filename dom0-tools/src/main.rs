@@ -1,2 +1,38 @@
-//! The `vmcrypt` command line.
-fn main() {}
+//! `vmcrypt`: what VMCrypt does on this host, and what dom0 can see of a guest.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use cli::{inspect, status, sweep};
+
+/// What VMCrypt does on this host, and what dom0 can see of a guest
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 all is well, 1 something is wrong, 3 --deny-hits was given and needles were found."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Status(status::Status),
+    Sweep(sweep::Sweep),
+    Inspect(inspect::Inspect),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Status(verb) => verb.run(),
+        Verb::Sweep(verb) => verb.run(),
+        Verb::Inspect(verb) => verb.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("vmcrypt: {error:#}");
+        ExitCode::FAILURE
+    })
+}

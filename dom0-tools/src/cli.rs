@@ -1,0 +1,6 @@
+//! The verbs.
+
+pub mod args;
+pub mod inspect;
+pub mod status;
+pub mod sweep;
