@@ -33,7 +33,7 @@ impl Dom0 {
             machine,
             transcript: PathBuf::new(),
             echo,
-            expected_secret: secret::sha256(secret::text().as_bytes()),
+            expected_secret: secret::expected_sha256(),
         }
     }
 

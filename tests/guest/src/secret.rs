@@ -1,8 +1,9 @@
 //! The secret file: known to the guest and to the judge, to nobody in between.
 
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::hint::black_box;
+use std::io::{self, Read};
 
 /// Number of lines in the secret file, each with the needle in it.
 pub const LINES: u32 = 20_000;
@@ -16,30 +17,39 @@ pub fn needle() -> String {
     black_box(MASKED).iter().map(|&b| char::from(b ^ MASK)).collect()
 }
 
-/// The whole file.
-pub fn text() -> String {
+/// The file, line by line: whoever holds it whole beside the file doubles what an observer finds.
+pub fn lines() -> impl Iterator<Item = String> {
     let needle = needle();
-    let mut text = String::with_capacity(LINES as usize * 128);
-    for line in 0..LINES {
-        let mut x = u64::from(line);
-        write!(text, "{needle} {line:05}").expect("writing to a string cannot fail");
+    (0..LINES).map(move |number| {
+        let mut line = format!("{needle} {number:05}");
+        let mut x = u64::from(number);
         for _ in 0..5 {
             x = splitmix(x);
-            write!(text, " {x:016x}").expect("writing to a string cannot fail");
+            write!(line, " {x:016x}").expect("writing to a string cannot fail");
         }
-        text.push('\n');
-    }
-    text
+        line + "\n"
+    })
 }
 
-/// SHA-256 in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
+/// SHA-256 of the file as it was written.
+pub fn expected_sha256() -> String {
+    sha256(&lines().collect::<String>().into_bytes()[..]).expect("reading from memory cannot fail")
+}
+
+/// SHA-256 of all that can be read, in hexadecimal.
+pub fn sha256(mut from: impl Read) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut part = [0; 4096];
+    while let n @ 1.. = from.read(&mut part)? {
+        hasher.update(&part[..n]);
+    }
+    Ok(hasher
+        .finalize()
         .iter()
         .fold(String::with_capacity(64), |mut hex, byte| {
             write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
             hex
-        })
+        }))
 }
 
 /// One step of Steele, Lea and Flood's SplitMix64: filler that compresses badly and repeats nowhere.
@@ -65,8 +75,7 @@ mod tests {
 
     #[test]
     fn every_line_is_distinct_and_starts_with_the_needle() {
-        let (text, needle) = (text(), needle());
-        let lines: std::collections::HashSet<_> = text.lines().collect();
+        let (lines, needle): (std::collections::HashSet<_>, _) = (lines().collect(), needle());
         assert_eq!(lines.len(), LINES as usize);
         assert!(lines.iter().all(|line| line.starts_with(&needle)));
     }

@@ -252,7 +252,14 @@ fn build_programs() -> Result<Vec<(String, PathBuf)>> {
             &step,
         )
     };
-    build(&["-p", "vmcrypt-guest", "-p", "vmcrypt-tools"])?;
+    build(&[
+        "-p",
+        "vmcrypt-guest",
+        "-p",
+        "vmcrypt-hostile",
+        "-p",
+        "vmcrypt-tools",
+    ])?;
     build(&[
         "-p",
         "vmcrypt-testbed",
@@ -264,7 +271,7 @@ fn build_programs() -> Result<Vec<(String, PathBuf)>> {
     ])?;
     step.done("");
     let out = dir.join(TARGET).join("static");
-    let names = ["vmcrypt-guest", "vmcrypt-agent", "vmcrypt"];
+    let names = ["vmcrypt-guest", "vmcrypt-agent", "vmcrypt-hostile", "vmcrypt"];
     Ok(names
         .iter()
         .map(|name| ((*name).to_owned(), out.join(name)))

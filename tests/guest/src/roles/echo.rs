@@ -9,7 +9,7 @@ pub fn play() -> Result<()> {
         println!(
             "{}",
             Report::Answer {
-                sha256: sha256(line?.trim_end().as_bytes())
+                sha256: sha256(line?.trim_end().as_bytes())?
             }
         );
     }
