@@ -1,8 +1,10 @@
 //! AES-256 in constant time: no table and no branch depends on a secret.
 //!
 //! Four blocks are worked on at once, bit-sliced over eight words: bit `16 * row + 4 * column + block`
-//! of plane `i` is bit `i` of that byte of the state. A row is then one 16-bit lane, so that ShiftRows
-//! turns lanes and MixColumns turns words, and the S-box is a Boolean circuit.
+//! of plane `i` is bit `i` of that byte of the state, and the S-box is a Boolean circuit. ShiftRows is never
+//! done ("fixslicing", A. Adomnicai and T. Peyrin, ePrint 2020/1123): the rows stay where they are, MixColumns
+//! looks for its bytes where as many ShiftRows as there were rounds would have fetched them from, and the
+//! round keys are laid out the same way.
 //!
 //! Why not the `aes` crate: `docs/decisions/0001-own-constant-time-aes.md`.
 
@@ -57,8 +59,10 @@ impl AesKey {
             self.rounds[i] = round;
             round.zeroize();
         }
-        for (sliced, round) in self.sliced.iter_mut().zip(&self.rounds) {
+        for (i, (sliced, round)) in (0..).zip(self.sliced.iter_mut().zip(&self.rounds)) {
             let mut planes = slice(&[*round; 4]);
+            // The last round ends with the rows in their places.
+            unshift_rows(&mut planes, if i == ROUND_KEYS as u32 - 1 { 0 } else { i });
             *sliced = compress(&planes);
             planes.zeroize();
         }
@@ -74,14 +78,19 @@ impl AesKey {
         let [first, middle @ .., last] = &self.sliced;
         let mut q = slice(blocks);
         add_round_key(&mut q, first);
-        for key in middle {
+        for (shifts, key) in (1..14u32).zip(middle) {
             sub_bytes(&mut q);
-            shift_rows(&mut q);
-            mix_columns(&mut q);
+            match shifts % 4 {
+                0 => mix_columns::<0>(&mut q),
+                1 => mix_columns::<1>(&mut q),
+                2 => mix_columns::<2>(&mut q),
+                _ => mix_columns::<3>(&mut q),
+            }
             add_round_key(&mut q, key);
         }
         sub_bytes(&mut q);
-        shift_rows(&mut q);
+        // Fourteen ShiftRows at once: two, as four are none, and two undo two.
+        unshift_rows(&mut q, 2);
         add_round_key(&mut q, last);
         unslice(q, blocks);
     }
@@ -91,14 +100,18 @@ impl AesKey {
         let [first, middle @ .., last] = &self.sliced;
         let mut q = slice(blocks);
         add_round_key(&mut q, last);
-        for key in middle.iter().rev() {
-            inv_shift_rows(&mut q);
-            inv_sub_bytes(&mut q);
-            add_round_key(&mut q, key);
-            inv_mix_columns(&mut q);
-        }
-        inv_shift_rows(&mut q);
+        unshift_rows(&mut q, 2);
         inv_sub_bytes(&mut q);
+        for (shifts, key) in (1..14u32).zip(middle).rev() {
+            add_round_key(&mut q, key);
+            match shifts % 4 {
+                0 => inv_mix_columns::<0>(&mut q),
+                1 => inv_mix_columns::<1>(&mut q),
+                2 => inv_mix_columns::<2>(&mut q),
+                _ => inv_mix_columns::<3>(&mut q),
+            }
+            inv_sub_bytes(&mut q);
+        }
         add_round_key(&mut q, first);
         unslice(q, blocks);
     }
@@ -227,28 +240,22 @@ fn add_round_key(q: &mut Planes, [low, high]: &[u64; 2]) {
     }
 }
 
-fn shift_rows(q: &mut Planes) {
+/// The inverse of so many ShiftRows.
+fn unshift_rows(q: &mut Planes, times: u32) {
     for x in q {
-        *x = *x & 0x0000_0000_0000_ffff
-            | *x >> 4 & 0x0000_0000_0fff_0000
-            | *x << 12 & 0x0000_0000_f000_0000
-            | *x >> 8 & 0x0000_00ff_0000_0000
-            | *x << 8 & 0x0000_ff00_0000_0000
-            | *x >> 12 & 0x000f_0000_0000_0000
-            | *x << 4 & 0xfff0_0000_0000_0000;
+        let row = |r: u32| u64::from(((*x >> (16 * r)) as u16).rotate_left(4 * r * times)) << (16 * r);
+        *x = row(0) | row(1) | row(2) | row(3);
     }
 }
 
-fn inv_shift_rows(q: &mut Planes) {
-    for x in q {
-        *x = *x & 0x0000_0000_0000_ffff
-            | *x << 4 & 0x0000_0000_fff0_0000
-            | *x >> 12 & 0x0000_0000_000f_0000
-            | *x >> 8 & 0x0000_00ff_0000_0000
-            | *x << 8 & 0x0000_ff00_0000_0000
-            | *x << 12 & 0xf000_0000_0000_0000
-            | *x >> 4 & 0x0fff_0000_0000_0000;
-    }
+/// To each row and column what stands so many rows and columns further on.
+#[inline(always)]
+fn fetch<const ROWS: u32, const COLUMNS: u32>(x: u64) -> u64 {
+    const { assert!(ROWS < 4 && COLUMNS < 4) };
+    // Columns that do not wrap around within their row.
+    let straight = (0xffff >> (4 * COLUMNS)) * 0x0001_0001_0001_0001;
+    let distance = 16 * ROWS + 4 * COLUMNS;
+    x.rotate_right(distance) & straight | x.rotate_right((distance + 48) % 64) & !straight
 }
 
 /// Multiplies every byte by x.
@@ -256,25 +263,46 @@ fn double([x0, x1, x2, x3, x4, x5, x6, x7]: Planes) -> Planes {
     [x7, x0 ^ x7, x1, x2 ^ x7, x3 ^ x7, x4, x5, x6]
 }
 
-fn mix_columns(q: &mut Planes) {
-    // Row r becomes 2 (a[r] + a[r+1]) + a[r+1] + (a[r+2] + a[r+3]); a word turned by 16 brings the next row.
-    let next = q.map(|x| x.rotate_right(16));
+/// MixColumns after `SHIFTS` ShiftRows that were not done.
+#[inline(always)]
+fn mix_columns<const SHIFTS: u32>(q: &mut Planes) {
+    // Row r becomes 2 (a[r] + a[r+1]) + a[r+1] + (a[r+2] + a[r+3]).
+    let next = q.map(match SHIFTS {
+        0 => fetch::<1, 0>,
+        1 => fetch::<1, 1>,
+        2 => fetch::<1, 2>,
+        _ => fetch::<1, 3>,
+    });
     let mut sum = *q;
     for (sum, next) in sum.iter_mut().zip(next) {
         *sum ^= next;
     }
-    for (((q, doubled), next), sum) in q.iter_mut().zip(double(sum)).zip(next).zip(sum) {
-        *q = doubled ^ next ^ sum.rotate_right(32);
+    let opposite = two_rows_on::<SHIFTS>(sum);
+    for (((q, doubled), next), opposite) in q.iter_mut().zip(double(sum)).zip(next).zip(opposite) {
+        *q = doubled ^ next ^ opposite;
     }
 }
 
-fn inv_mix_columns(q: &mut Planes) {
+#[inline(always)]
+fn inv_mix_columns<const SHIFTS: u32>(q: &mut Planes) {
     // The inverse matrix is MixColumns times (5, 0, 4, 0).
-    let sum = q.map(|x| x ^ x.rotate_right(32));
+    let mut sum = two_rows_on::<SHIFTS>(*q);
+    for (sum, q) in sum.iter_mut().zip(&*q) {
+        *sum ^= q;
+    }
     for (q, four) in q.iter_mut().zip(double(double(sum))) {
         *q ^= four;
     }
-    mix_columns(q);
+    mix_columns::<SHIFTS>(q);
+}
+
+#[inline(always)]
+fn two_rows_on<const SHIFTS: u32>(q: Planes) -> Planes {
+    q.map(if SHIFTS % 2 == 0 {
+        fetch::<2, 0>
+    } else {
+        fetch::<2, 2>
+    })
 }
 
 fn inv_sub_bytes(q: &mut Planes) {
