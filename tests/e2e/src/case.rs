@@ -1,8 +1,9 @@
 //! What a case is, and the four ways it can end.
 
 use crate::dom0::Dom0;
+use crate::runner::Options;
 use std::fmt;
-use vmcrypt_testbed::Store;
+use vmcrypt_testbed::{Image, Store};
 
 /// One end-to-end case.
 pub struct Case {
@@ -10,10 +11,34 @@ pub struct Case {
     pub name: &'static str,
     /// What it shows, in a line.
     pub about: &'static str,
-    /// The machine it needs.
-    pub machine: Config,
-    /// The case itself.
-    pub run: fn(&mut Dom0) -> Verdict,
+    /// What it does, and where.
+    pub body: Body,
+}
+
+/// What a case does.
+pub enum Body {
+    /// Something in dom0 of a machine that the runner boots, or has booted for the case before.
+    In(Config, fn(&mut Dom0) -> Verdict),
+    /// Something that boots its own machines.
+    Free(&'static [Hypervisor], fn(&Image, &Options) -> Verdict),
+}
+
+impl Case {
+    /// The machine that it wants to find running.
+    pub fn machine(&self) -> Option<Config> {
+        match self.body {
+            Body::In(config, _) => Some(config),
+            Body::Free(..) => None,
+        }
+    }
+
+    /// The hypervisors that must have been built.
+    pub fn hypervisors(&self) -> Vec<Hypervisor> {
+        match self.body {
+            Body::In(config, _) => vec![config.hypervisor],
+            Body::Free(all, _) => all.to_vec(),
+        }
+    }
 }
 
 /// Which hypervisor.
@@ -56,6 +81,11 @@ impl Config {
     pub const STOCK: Config = Config {
         hypervisor: Hypervisor::Stock,
         ..Config::VMCRYPT
+    };
+    /// The unpatched hypervisor with two CPUs.
+    pub const STOCK_TWO_CPUS: Config = Config {
+        cpus: 2,
+        ..Config::STOCK
     };
     /// Two CPUs: live migration of a busy guest does not end with one.
     pub const TWO_CPUS: Config = Config {

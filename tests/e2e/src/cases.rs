@@ -1,22 +1,213 @@
 //! The table of all cases.
 
+pub mod attack;
 pub mod canary;
 pub mod cycle;
+pub mod migrate;
+pub mod refuse;
+pub mod timing;
 
+use crate::case::Body::{Free, In};
+use crate::case::Hypervisor::{Stock, VmCrypt};
 use crate::case::{Case, Config};
+use vmcrypt_testbed::Store;
+
+const fn case(name: &'static str, about: &'static str, body: crate::case::Body) -> Case {
+    Case { name, about, body }
+}
+
+/// AES-NI off: the portable, constant-time cipher.
+const PORTABLE: Config = Config {
+    aes_ni: false,
+    ..Config::VMCRYPT
+};
+/// Built in and switched off.
+const OFF: Config = Config {
+    xen_arguments: "vmcrypt=off",
+    ..Config::VMCRYPT
+};
+/// The other xenstore daemon.
+const OCAML: Config = Config {
+    store: Store::OCaml,
+    ..Config::VMCRYPT
+};
+/// A replica pool that a sweep alone empties.
+const SMALL_POOL: Config = Config {
+    xen_arguments: "vmcrypt-pool=1500",
+    ..Config::VMCRYPT
+};
 
 /// Every case, in the order in which a reader should meet them.
 pub const ALL: &[Case] = &[
-    Case {
-        name: "canary-image",
-        about: "stock Xen: the image holds the secret, so the search in images works",
-        machine: Config::STOCK,
-        run: canary::image,
-    },
-    Case {
-        name: "save-restore",
-        about: "a guest is saved and restored, its image holds no line of the secret",
-        machine: Config::VMCRYPT,
-        run: cycle::save_restore,
-    },
+    case(
+        "canary-image",
+        "stock Xen: the image holds the secret, and the guest comes back",
+        In(Config::STOCK, canary::image),
+    ),
+    case(
+        "canary-sweep",
+        "stock Xen: a sweep of a running guest finds the secret",
+        In(Config::STOCK, canary::sweep),
+    ),
+    case(
+        "canary-registers",
+        "stock Xen: dom0 reads the guest's registers, in calls and in the image",
+        In(Config::STOCK, canary::registers),
+    ),
+    case(
+        "canary-migration",
+        "stock Xen: the wire carries the secret",
+        In(Config::STOCK_TWO_CPUS, canary::migration),
+    ),
+    case(
+        "canary-checkpoint",
+        "stock Xen: two saves of one guest hold equal pages",
+        In(Config::STOCK, canary::checkpoint),
+    ),
+    case(
+        "canary-bit-flip",
+        "stock Xen: an image with a changed bit is restored and runs",
+        In(Config::STOCK, canary::bit_flip),
+    ),
+    case(
+        "canary-write",
+        "stock Xen: dom0 maps a running guest's pages writable",
+        In(Config::STOCK, canary::write),
+    ),
+    case(
+        "save-restore",
+        "saved and restored with its secret intact; image, sweep and status show ciphertext",
+        In(Config::VMCRYPT, cycle::save_restore),
+    ),
+    case(
+        "five-cycles",
+        "five saves and restores in a row",
+        In(Config::VMCRYPT, cycle::five_cycles),
+    ),
+    case(
+        "checkpoint",
+        "saved while it goes on, then saved again: the two images share no private page",
+        In(Config::VMCRYPT, cycle::checkpoint),
+    ),
+    case(
+        "sweep",
+        "a sweep of a running guest finds nothing",
+        In(Config::VMCRYPT, attack::sweep),
+    ),
+    case(
+        "registers",
+        "patterns in general, SSE and AVX registers: never seen by dom0, intact after restore",
+        In(Config::VMCRYPT, attack::registers),
+    ),
+    case(
+        "vcpus-2",
+        "two vCPUs, all of them writing",
+        In(Config::VMCRYPT, cycle::vcpus_2),
+    ),
+    case(
+        "vcpus-4",
+        "four vCPUs, all of them writing",
+        In(Config::VMCRYPT, cycle::vcpus_4),
+    ),
+    case(
+        "memory-64",
+        "a guest of 64 MiB",
+        In(Config::VMCRYPT, cycle::memory_64),
+    ),
+    case(
+        "memory-1024",
+        "a guest of 1 GiB",
+        In(Config::VMCRYPT, cycle::memory_1024),
+    ),
+    case(
+        "balloon",
+        "memory set down and up before saving",
+        In(Config::VMCRYPT, cycle::balloon),
+    ),
+    case(
+        "io",
+        "disk on blkback and network on netback at work across the cycle",
+        In(Config::VMCRYPT, cycle::io),
+    ),
+    case(
+        "two-at-once",
+        "two guests saved and restored at the same time",
+        In(Config::VMCRYPT, cycle::two_at_once),
+    ),
+    case(
+        "console",
+        "xl console typed into and read",
+        In(Config::VMCRYPT, cycle::console),
+    ),
+    case(
+        "save-killed",
+        "a save killed half-way leaves the guest running, and a second one succeeds",
+        In(Config::VMCRYPT, cycle::save_killed),
+    ),
+    case(
+        "image-truncated",
+        "truncated images are refused, the good one is not",
+        In(Config::VMCRYPT, refuse::truncated),
+    ),
+    case(
+        "image-bit-flip",
+        "images with one bit changed are refused, the good one is not",
+        In(Config::VMCRYPT, refuse::bit_flips),
+    ),
+    case(
+        "image-record",
+        "records that are missing, cut, of another domain or of another save are refused",
+        In(Config::VMCRYPT, refuse::records),
+    ),
+    case(
+        "image-pages",
+        "pages that are missing, swapped, stale or renumbered are refused",
+        In(Config::VMCRYPT, refuse::pages),
+    ),
+    case(
+        "bad-maps",
+        "bad maps get an errno and do no harm",
+        In(Config::VMCRYPT, attack::bad_maps),
+    ),
+    case(
+        "bad-calls",
+        "bare hypercalls that no toolstack makes are refused and do no harm",
+        In(Config::VMCRYPT, attack::bad_calls),
+    ),
+    case(
+        "map-while-destroyed",
+        "maps that race with the guest's end do no harm",
+        In(Config::VMCRYPT, attack::map_while_destroyed),
+    ),
+    case(
+        "migrate-idle",
+        "live migration of an idle guest, wire recorded",
+        In(Config::TWO_CPUS, migrate::idle),
+    ),
+    case(
+        "migrate-busy",
+        "live migration of a guest that writes all the time, wire recorded",
+        In(Config::TWO_CPUS, migrate::busy),
+    ),
+    case(
+        "portable-cipher",
+        "the same without AES-NI",
+        In(PORTABLE, cycle::portable),
+    ),
+    case(
+        "pool-exhausted",
+        "an empty replica pool refuses maps and nothing else",
+        In(SMALL_POOL, attack::pool),
+    ),
+    case(
+        "oxenstored",
+        "the same with the xenstore daemon that maps the ring",
+        In(OCAML, cycle::save_restore),
+    ),
+    case("off", "vmcrypt=off behaves as stock", In(OFF, canary::off)),
+    case(
+        "timing",
+        "times of save and restore, stock and VMCrypt in turns (JSON in target/testbed)",
+        Free(&[Stock, VmCrypt], timing::measure),
+    ),
 ];

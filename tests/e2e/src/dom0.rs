@@ -3,6 +3,7 @@
 use crate::case::{Problem, Verdict, demand};
 use crate::guest::{Guest, Spec};
 use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -289,7 +290,58 @@ impl Dom0 {
             .map_err(|_| anyhow!("grep said {:?}", answer.all_text()))
     }
 
-    /// The end of Xen's own log.
+    /// What `vmcrypt inspect` says of a file of dom0's, searched for the secret.
+    pub fn inspect(&mut self, file: &str) -> Result<Value> {
+        self.json(&format!(
+            "/share/vmcrypt inspect {file} --needle '{}' --json 2>/dev/null",
+            secret::needle()
+        ))
+    }
+
+    /// What `vmcrypt sweep` finds of the secret in a guest's memory.
+    pub fn sweep(&mut self, guest: &Guest) -> Result<Value> {
+        let domid = self.domid(guest)?;
+        self.json(&format!(
+            "/share/vmcrypt sweep {domid} --needle '{}' --json 2>/dev/null",
+            secret::needle()
+        ))
+    }
+
+    /// What Xen says of itself, and of the guest (in `domains[0]`).
+    pub fn status(&mut self, guest: &Guest) -> Result<Value> {
+        let domid = self.domid(guest)?;
+        self.json(&format!("/share/vmcrypt status {domid} --json"))
+    }
+
+    /// Runs one of `vmcrypt-hostile`'s attacks.
+    pub fn attack(&mut self, attack: &str, limit: Duration) -> Result<Value> {
+        let answer = self.run_for(&format!("/share/vmcrypt-hostile {attack}"), limit)?;
+        serde_json::from_slice(&answer.stdout).with_context(|| format!("reading the outcome of {attack}"))
+    }
+
+    /// Runs a command that prints JSON.
+    pub fn json(&mut self, command: &str) -> Result<Value> {
+        let answer = self.run_for(command, LONG)?;
+        serde_json::from_slice(&answer.stdout).with_context(|| format!("`{command}` printed no JSON"))
+    }
+
+    /// Moves a file of dom0's to the host and reads it there.
+    pub fn take(&mut self, file: &str) -> Result<Vec<u8>> {
+        self.run_for(&format!("cp {file} /out/taken"), LONG)?;
+        let path = self.machine.out().join("taken");
+        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        std::fs::remove_file(path)?;
+        Ok(bytes)
+    }
+
+    /// Makes bytes of the host's visible in dom0, and says where.
+    pub fn give(&mut self, bytes: &[u8]) -> Result<&'static str> {
+        let path = self.machine.out().join("given");
+        std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+        Ok("/out/given")
+    }
+
+    /// What Xen has logged since the last call.
     pub fn xen_log(&mut self) -> Result<String> {
         Ok(self.try_run("xl dmesg -c", SHORT)?.text())
     }

@@ -9,5 +9,6 @@ pub mod cases;
 pub mod dom0;
 pub mod guest;
 mod runner;
+pub mod stream;
 
-pub use runner::{Options, run, select};
+pub use runner::{Options, boot, run, select};

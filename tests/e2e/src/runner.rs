@@ -1,8 +1,8 @@
 //! Runs cases: boots what they need, keeps their logs, counts verdicts.
 
-use crate::case::{Case, Config, Hypervisor, Problem, Verdict};
+use crate::case::{Body, Case, Config, Hypervisor, Problem, Verdict};
 use crate::cases;
-use crate::dom0::Dom0;
+use crate::dom0::{Dom0, SHORT};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ pub fn run(selected: &[&'static Case], options: &Options) -> Result<Tally> {
     let logs = paths::target_subdir("testbed/logs")?;
     let mut order: Vec<&Case> = selected.to_vec();
     // Stable: within one boot the order of the table stays.
-    order.sort_by_key(|case| case.machine);
+    order.sort_by_key(|case| case.machine());
     let mut tally = Tally::default();
     let mut running: Option<(Config, Dom0)> = None;
     for case in order {
@@ -53,22 +53,39 @@ pub fn run(selected: &[&'static Case], options: &Options) -> Result<Tally> {
         let dir = logs.join(case.name);
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
-        let reusable = running.take().filter(|(config, _)| *config == case.machine);
-        let (dom0, verdict) =
-            match reusable.map_or_else(|| boot(&image, case, options, &logs), |(_, dom0)| Ok(dom0)) {
-                Ok(mut dom0) => {
-                    let verdict = attempt(&mut dom0, case, &dir);
-                    (Some(dom0), verdict)
-                }
-                Err(error) => (None, Err(Problem::Error(error))),
-            };
-        if let Some(mut dom0) = dom0 {
-            let _ = fs::write(dir.join("xen.log"), dom0.machine().console());
-            // A machine that saw a case fail proves nothing for the next one.
-            if verdict.is_ok() {
-                running = Some((case.machine, dom0));
+        let verdict = match case.body {
+            Body::Free(_, body) => {
+                running = None;
+                body(&image, options)
             }
-        }
+            Body::In(config, body) => {
+                let reusable = running
+                    .take()
+                    .filter(|(old, _)| *old == config)
+                    .map(|(_, dom0)| dom0);
+                let dom0 = reusable.map_or_else(
+                    || {
+                        boot(
+                            &image,
+                            config,
+                            options,
+                            &logs.join(format!("boot-for-{}", case.name)),
+                        )
+                    },
+                    Ok,
+                );
+                match dom0 {
+                    Err(error) => Err(Problem::Error(error)),
+                    Ok(mut dom0) => {
+                        let verdict = attempt(&mut dom0, body, &dir);
+                        let _ = fs::write(dir.join("xen.log"), dom0.machine().console());
+                        // A machine that saw a case fail proves nothing for the next one.
+                        running = verdict.is_ok().then_some((config, dom0));
+                        verdict
+                    }
+                }
+            }
+        };
         let time = progress::seconds(start.elapsed());
         let (word, one, text) = match &verdict {
             Ok(evidence) => ("ok", Tally::PASS, evidence.clone()),
@@ -88,7 +105,8 @@ pub fn run(selected: &[&'static Case], options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
-fn boot(image: &Image, case: &Case, options: &Options, logs: &Path) -> Result<Dom0> {
+/// Boots the machine that a configuration describes; its console goes to `dir`.
+pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Result<Dom0> {
     let Config {
         hypervisor,
         xen_arguments,
@@ -96,7 +114,7 @@ fn boot(image: &Image, case: &Case, options: &Options, logs: &Path) -> Result<Do
         cpus,
         memory_mib,
         store,
-    } = case.machine;
+    } = config;
     let file = match hypervisor {
         Hypervisor::Stock => &options.stock,
         Hypervisor::VmCrypt => &options.vmcrypt,
@@ -109,23 +127,29 @@ fn boot(image: &Image, case: &Case, options: &Options, logs: &Path) -> Result<Do
         store,
         ..Boot::new(file)
     };
-    let dir = logs.join(format!("boot-for-{}", case.name));
-    let machine = Machine::boot(image, &boot, &dir).with_context(|| {
+    let machine = Machine::boot(image, &boot, dir).with_context(|| {
         format!(
             "booting {}; its console is in {}",
             file.display(),
-            paths::short(&dir)
+            paths::short(dir)
         )
     })?;
-    Ok(Dom0::new(machine, options.echo))
+    let mut dom0 = Dom0::new(machine, options.echo);
+    dom0.log_to(&dir.join("dom0.log"));
+    Ok(dom0)
 }
 
-fn attempt(dom0: &mut Dom0, case: &Case, dir: &Path) -> Verdict {
+fn attempt(dom0: &mut Dom0, body: fn(&mut Dom0) -> Verdict, dir: &Path) -> Verdict {
     dom0.log_to(&dir.join("dom0.log"));
     dom0.clean()?;
-    let verdict = (case.run)(dom0);
+    let verdict = body(dom0);
     if let Err(problem) = &verdict {
         dom0.note(&format!("verdict: {problem}"));
+        // For whoever reads the log; the verdict stands whatever comes of it.
+        let _ = dom0.try_run(
+            "xl list; xl dmesg | tail -n 40; tail -n 20 /var/log/xen/console/*",
+            SHORT,
+        );
         return verdict;
     }
     // The case is only good if it left a healthy machine behind.

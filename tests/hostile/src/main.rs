@@ -194,7 +194,7 @@ fn xsave_size(xen: &Privcmd, domain: DomId, difference: i64) -> Result<Value> {
     for (i, byte) in state.iter().take(size).enumerate() {
         buffer.put(i, *byte);
     }
-    let mut call = xen::domctl(xen, SETVCPUEXTSTATE, domain)?;
+    let mut call = domctl(xen, SETVCPUEXTSTATE, domain)?;
     call.put(domctl::BODY + 8, 0u64);
     call.put(domctl::BODY + 16, size as u64);
     call.put(domctl::BODY + 24, buffer.address());
@@ -222,7 +222,7 @@ fn remote_suspend(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
 
 fn set_registers(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
     let context = get_context(xen, domain)?;
-    let mut call = xen::domctl(xen, SETVCPUCONTEXT, domain)?;
+    let mut call = domctl(xen, SETVCPUCONTEXT, domain)?;
     call.put(domctl::BODY + 8, context.address());
     xen.call("new registers", HYPERVISOR_DOMCTL, &[call.address()])
         .map(drop)
@@ -231,7 +231,7 @@ fn set_registers(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
 /// vCPU 0's `vcpu_guest_context_t`.
 fn get_context(xen: &Privcmd, domain: DomId) -> Result<Buffer, Error> {
     let context = xen.buffer(CONTEXT_BYTES)?;
-    let mut call = xen::domctl(xen, GETVCPUCONTEXT, domain)?;
+    let mut call = domctl(xen, GETVCPUCONTEXT, domain)?;
     call.put(domctl::BODY + 8, context.address());
     xen.call("a vCPU's registers", HYPERVISOR_DOMCTL, &[call.address()])?;
     Ok(context)
@@ -239,7 +239,7 @@ fn get_context(xen: &Privcmd, domain: DomId) -> Result<Buffer, Error> {
 
 /// vCPU 0's XSAVE record: its size is asked for first, as libxc does.
 fn get_xsave(xen: &Privcmd, domain: DomId) -> Result<Vec<u8>, Error> {
-    let mut call = xen::domctl(xen, GETVCPUEXTSTATE, domain)?;
+    let mut call = domctl(xen, GETVCPUEXTSTATE, domain)?;
     xen.call(
         "the size of a vCPU's XSAVE record",
         HYPERVISOR_DOMCTL,

@@ -1,0 +1,49 @@
+//! Live migration from the host to itself, without ssh, and with everything that crosses the wire recorded.
+
+use crate::case::{Problem, Verdict, demand};
+use crate::dom0::Dom0;
+use crate::guest::{Guest, Spec};
+use std::time::Duration;
+use vmcrypt_guest::Role;
+use vmcrypt_testbed::Answer;
+
+/// Where the recording lies.
+pub const WIRE: &str = "/root/migration.wire";
+
+/// A guest that does little.
+pub fn idle(dom0: &mut Dom0) -> Verdict {
+    migrated(dom0, &[Role::Secret])
+}
+
+/// A guest that writes without a pause, and checks what it wrote.
+pub fn busy(dom0: &mut Dom0) -> Verdict {
+    migrated(dom0, &[Role::Secret, Role::Dirty])
+}
+
+fn migrated(dom0: &mut Dom0, roles: &[Role]) -> Verdict {
+    let mut guest = dom0.create(Spec::new("moving").roles(roles))?;
+    let before = dom0.domid(&guest)?;
+    let answer = migrate(dom0, &mut guest)?;
+    let after = dom0.domid(&guest)?;
+    demand!(before != after, "the guest is still domain {before}");
+    let lines = dom0.secret_lines(WIRE)?;
+    demand!(lines == 0, "{lines} lines of the secret went over the wire");
+    let size: u64 = dom0.run(&format!("stat -c %s {WIRE}"))?.text().parse()?;
+    demand!(size > 200 << 20, "only {size} bytes were recorded");
+    Ok(format!(
+        "0 lines in {} MiB of wire; {:.1} s, all roles go on as domain {after}",
+        size >> 20,
+        answer.time.as_secs_f64()
+    ))
+}
+
+/// Migrates a guest and waits for signs of life.
+pub fn migrate(dom0: &mut Dom0, guest: &mut Guest) -> Result<Answer, Problem> {
+    let command = format!(
+        "xl migrate -s '' {} 'tee {WIRE} | xl migrate-receive'",
+        guest.name()
+    );
+    let answer = dom0.must(&command, Duration::from_secs(420))?;
+    dom0.await_alive(guest)?;
+    Ok(answer)
+}

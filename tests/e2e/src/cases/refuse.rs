@@ -1,0 +1,237 @@
+//! Images that dom0 damaged or forged. Each must be refused, with a cause in Xen's log, without harm to anything else.
+
+use crate::case::{Problem, Verdict, demand};
+use crate::dom0::{Dom0, LONG, SHORT};
+use crate::guest::{Guest, Spec};
+use crate::stream::{Page, Stream, kind};
+use anyhow::{Context, Result};
+use std::time::Duration;
+use vmcrypt_guest::Role;
+
+/// A saved guest to forge with, and another one that must not notice.
+struct Scene {
+    guest: Guest,
+    bystander: Guest,
+    stream: Stream,
+    refusals: Vec<String>,
+}
+
+impl Scene {
+    fn new(dom0: &mut Dom0) -> Result<Scene, Problem> {
+        let bystander = dom0.create(Spec::new("bystander"))?;
+        // Small, so that a case can afford many restores.
+        let guest = dom0.create(Spec::new("forged").memory_mib(128))?;
+        dom0.save(&guest)?;
+        let stream = Stream::parse(dom0.take(&guest.image())?)?;
+        Ok(Scene {
+            guest,
+            bystander,
+            stream,
+            refusals: Vec::new(),
+        })
+    }
+
+    /// Restores an image that must not come to life.
+    fn refuse(&mut self, dom0: &mut Dom0, what: &str, image: &[u8]) -> Result<(), Problem> {
+        demand!(
+            image != self.stream.bytes,
+            "{what}: the forged image equals the good one"
+        );
+        let file = dom0.give(image)?;
+        dom0.xen_log()?;
+        let rounds = self.guest.rounds.clone();
+        let answer = dom0.try_run(&format!("xl restore {file}"), LONG)?;
+        if answer.ok() {
+            // xl takes no notice of an unpause that Xen refuses, so that only the guest itself can tell.
+            std::thread::sleep(Duration::from_secs(4));
+            dom0.read_console(&mut self.guest)?;
+            demand!(
+                self.guest.rounds == rounds,
+                "{what}: the guest runs from a forged image"
+            );
+            let list = dom0.run("xl list forged")?.text();
+            let state = list
+                .lines()
+                .last()
+                .and_then(|line| line.split_whitespace().nth(4))
+                .unwrap_or("?")
+                .to_owned();
+            demand!(
+                !state.contains(['r', 'b']),
+                "{what}: the domain's state is {state}"
+            );
+        }
+        let log = dom0.xen_log()?;
+        let cause = log
+            .lines()
+            .rev()
+            .find(|line| line.to_lowercase().contains("vmcrypt"));
+        // What Xen never got to see was refused by the tools, which say so themselves.
+        let said = cause.map(str::to_owned).unwrap_or_else(|| answer.all_text());
+        demand!(
+            cause.is_some() || !answer.ok(),
+            "{what}: refused without a word in Xen's log"
+        );
+        dom0.note(&format!("refused: {what}: {}", said.trim()));
+        self.refusals.push(what.to_owned());
+        dom0.run("xl destroy forged 2>/dev/null; for try in $(seq 50); do xl domid forged >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1")?;
+        Ok(())
+    }
+
+    /// The good image still restores, the bystander goes on.
+    fn end(mut self, dom0: &mut Dom0) -> Verdict {
+        dom0.await_alive(&mut self.bystander)?;
+        dom0.restore(&mut self.guest)?;
+        dom0.await_alive(&mut self.bystander)?;
+        Ok(format!(
+            "refused: {}; the good image restores, the bystander goes on",
+            self.refusals.join(", ")
+        ))
+    }
+
+    fn data_pages(&self) -> Result<Vec<Page>> {
+        let data: Vec<Page> = self
+            .stream
+            .pages()?
+            .into_iter()
+            .filter(|page| page.class == 0)
+            .collect();
+        anyhow::ensure!(data.len() > 1000, "only {} data pages in the image", data.len());
+        Ok(data)
+    }
+}
+
+/// Cut off at the begin, in the middle, and before the last records.
+pub fn truncated(dom0: &mut Dom0) -> Verdict {
+    let mut scene = Scene::new(dom0)?;
+    let whole = scene.stream.bytes.clone();
+    let xsave = scene.stream.first(kind::VCPU_XSAVE)?;
+    for (what, length) in [
+        ("header alone", 4096),
+        ("half", whole.len() / 2),
+        ("cut in the sealed record", xsave.body.end - 100),
+        ("last record missing", whole.len() - 64),
+    ] {
+        scene.refuse(dom0, what, &whole[..length])?;
+    }
+    scene.end(dom0)
+}
+
+/// One bit, in every kind of place.
+pub fn bit_flips(dom0: &mut Dom0) -> Verdict {
+    let mut scene = Scene::new(dom0)?;
+    let data = scene.data_pages()?;
+    let tables: Vec<Page> = scene
+        .stream
+        .pages()?
+        .into_iter()
+        .filter(|page| page.class != 0)
+        .collect();
+    let xsave = scene.stream.first(kind::VCPU_XSAVE)?.body;
+    let mut places = vec![
+        ("first byte of a page", data[data.len() / 2].at, 0),
+        ("last byte of a page", data[data.len() / 3].at + 4095, 7),
+        ("middle of a page", data[data.len() * 4 / 5].at + 2048, 3),
+        ("sealed record", xsave.end - 40, 2),
+        ("end of the sealed record", xsave.end - 1, 5),
+    ];
+    let table = tables
+        .iter()
+        .find(|page| page.class & 7 == 1)
+        .context("no L1 table in the image")?;
+    // Bit 1 of an entry: writable. Stock tools pass it on, and Xen would take it.
+    let entry = scene
+        .stream
+        .content(*table)
+        .chunks(8)
+        .position(|entry| entry[0] & 1 == 1)
+        .unwrap_or(0);
+    places.push(("right to write in a page table", table.at + 8 * entry, 1));
+    for (what, at, bit) in places {
+        let image = scene.stream.with_flipped_bit(at, bit);
+        scene.refuse(dom0, what, &image)?;
+    }
+    scene.end(dom0)
+}
+
+/// The sealed record itself.
+pub fn records(dom0: &mut Dom0) -> Verdict {
+    let mut scene = Scene::new(dom0)?;
+    // A second save of the same guest gives a record of another session, another guest one of another domain.
+    let mut again = scene.guest.clone();
+    dom0.restore(&mut again)?;
+    dom0.save(&again)?;
+    let later = Stream::parse(dom0.take(&again.image())?)?;
+    let stranger = dom0.create(Spec::new("stranger").memory_mib(128))?;
+    dom0.save(&stranger)?;
+    let strange = Stream::parse(dom0.take(&stranger.image())?)?;
+    scene.guest = again;
+    let old = std::mem::replace(&mut scene.stream, later);
+
+    let stream = scene.stream.clone();
+    let record = stream.first(kind::VCPU_XSAVE)?;
+    let body = &stream.bytes[record.body.clone()];
+    let replaced = |by: &[u8]| stream.with_replaced(&record, by);
+    let other = |from: &Stream| Ok::<_, anyhow::Error>(replaced(from.raw(&from.first(kind::VCPU_XSAVE)?)));
+    for (what, image) in [
+        ("no record", replaced(&[])),
+        (
+            "record of eight bytes less",
+            replaced(&Stream::encode(kind::VCPU_XSAVE, &body[..body.len() - 8])),
+        ),
+        (
+            "record of eight bytes more",
+            replaced(&Stream::encode(kind::VCPU_XSAVE, &[body, &[0; 8]].concat())),
+        ),
+        ("record of an earlier save", other(&old)?),
+        ("record of another domain", other(&strange)?),
+    ] {
+        scene.refuse(dom0, what, &image)?;
+    }
+    scene.end(dom0)
+}
+
+/// The pages beneath a good record.
+pub fn pages(dom0: &mut Dom0) -> Verdict {
+    let mut scene = Scene::new(dom0)?;
+    let stream = scene.stream.clone();
+    let data = scene.data_pages()?;
+    let (a, b) = (data[data.len() / 4], data[data.len() / 2]);
+    let mut swapped = stream.bytes.clone();
+    let (first, second) = (stream.content(a).to_vec(), stream.content(b).to_vec());
+    swapped[a.at..a.at + 4096].copy_from_slice(&second);
+    swapped[b.at..b.at + 4096].copy_from_slice(&first);
+    let batches: Vec<_> = stream.of_kind(kind::PAGE_DATA).cloned().collect();
+    let without_batch = stream.with_replaced(&batches[batches.len() / 2], &[]);
+    let mut zeroed = stream.bytes.clone();
+    zeroed[a.at..a.at + 4096].fill(0);
+    for (what, image) in [
+        ("two pages swapped", swapped),
+        ("a batch of pages missing", without_batch),
+        ("a page of zeros", zeroed),
+    ] {
+        scene.refuse(dom0, what, &image)?;
+    }
+
+    // The good session of a guest that has moved on, with one page of an earlier save.
+    let mut again = scene.guest.clone();
+    dom0.restore(&mut again)?;
+    dom0.save(&again)?;
+    let later = Stream::parse(dom0.take(&again.image())?)?;
+    scene.guest = again;
+    let mut stale = later.bytes.clone();
+    let place = later
+        .pages()?
+        .into_iter()
+        .find(|page| page.pfn == a.pfn)
+        .context("the page is gone")?;
+    stale[place.at..place.at + 4096].copy_from_slice(&first);
+    scene.stream = later;
+    scene.refuse(dom0, "a page of an earlier save", &stale)?;
+    demand!(
+        scene.guest.spec.roles == [Role::Secret],
+        "the guest of this case holds a secret"
+    );
+    dom0.run_for("rm -f /out/given", SHORT)?;
+    scene.end(dom0)
+}
