@@ -350,19 +350,18 @@ fn exports(archive: &Path) -> Result<Vec<String>> {
         let Ok(object) = object::File::parse(member?.data(&*data)?) else {
             continue;
         };
-        let exported = object
-            .symbols()
-            .filter(|symbol| symbol.is_global() && symbol.is_definition());
-        names.extend(
-            exported
-                .filter_map(|symbol| symbol.name().ok())
-                .filter(|name| name.starts_with("vmc"))
-                .map(str::to_owned),
-        );
+        names.extend(exports_of(&object));
     }
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// Names that an object offers to C.
+pub fn exports_of(object: &object::File<'_>) -> Vec<String> {
+    let defined = object.symbols().filter(|symbol| symbol.is_global() && symbol.is_definition());
+    let names = defined.filter_map(|symbol| symbol.name().ok()).filter(|name| name.starts_with("vmc"));
+    names.map(str::to_owned).collect()
 }
 
 fn rust_dir() -> PathBuf {
