@@ -298,7 +298,7 @@ fn inv_mix_columns<const SHIFTS: u32>(q: &mut Planes) {
 
 #[inline(always)]
 fn two_rows_on<const SHIFTS: u32>(q: Planes) -> Planes {
-    q.map(if SHIFTS % 2 == 0 {
+    q.map(if SHIFTS.is_multiple_of(2) {
         fetch::<2, 0>
     } else {
         fetch::<2, 2>

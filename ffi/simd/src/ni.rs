@@ -61,7 +61,7 @@ impl Backend for AesNi {
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
 fn encrypt_block(key: &AesKey, block: &mut Block) {
-    let [out] = encrypt(key, [load(block)]);
+    let [out] = encrypt(key, [load(block)], |_| ());
     store(block, out);
 }
 
@@ -79,63 +79,73 @@ fn decrypt_block(key: &AesKey, block: &mut Block) {
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
 fn hash(key: &HashKey, acc: &mut Block, blocks: &[Block]) {
-    let hasher = Hasher::new(key);
+    let powers = Powers::new(key);
     let mut sum = load(acc);
     let (wide, rest) = blocks.as_chunks::<WIDE>();
     for eight in wide {
-        sum = hasher.absorb(sum, &load_all(eight));
+        let mut products = Products::new(sum);
+        for (block, power) in eight.iter().zip(&powers.0) {
+            products.add(load(block), power);
+        }
+        sum = products.reduce();
     }
-    store(acc, hasher.absorb_rest(sum, rest));
+    store(acc, powers.absorb(sum, rest));
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
 fn xctr_then_hash(keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [Block]) {
-    let hasher = Hasher::new(keys.hash);
+    let powers = Powers::new(keys.hash);
     let start = load(start);
-    let one = _mm_set_epi64x(0, 1);
-    let mut count = one;
-    let mut sum = load(acc);
+    let mut count = _mm_setzero_si128();
+    let mut counters = || {
+        [(); WIDE].map(|()| {
+            count = _mm_add_epi64(count, _mm_set_epi64x(0, 1));
+            _mm_xor_si128(start, count)
+        })
+    };
     let (wide, rest) = blocks.as_chunks_mut::<WIDE>();
+
+    // AES of each eight blocks runs while the multiplier is busy with the eight before them.
+    let mut sum = load(acc);
+    let mut before: &[Block] = &[];
     for eight in wide {
-        let mut x = [start; WIDE];
-        for x in &mut x {
-            *x = _mm_xor_si128(start, count);
-            count = _mm_add_epi64(count, one);
+        let mut products = Products::new(sum);
+        let mut hashed = before.iter().zip(&powers.0);
+        let stream = encrypt(keys.cipher, counters(), |_| {
+            if let Some((block, power)) = hashed.next() {
+                products.add(load(block), power);
+            }
+        });
+        if !before.is_empty() {
+            sum = products.reduce();
         }
-        x = encrypt(keys.cipher, x);
-        for (block, x) in eight.iter_mut().zip(&mut x) {
-            *x = _mm_xor_si128(*x, load(block));
-            store(block, *x);
-        }
-        sum = hasher.absorb(sum, &x);
+        add(eight, &stream);
+        before = eight;
     }
-    let mut x = [start; WIDE - 1];
-    for x in &mut x {
-        *x = _mm_xor_si128(start, count);
-        count = _mm_add_epi64(count, one);
-    }
-    x = encrypt(keys.cipher, x);
-    for (block, x) in rest.iter_mut().zip(x) {
-        let out = _mm_xor_si128(x, load(block));
-        store(block, out);
-    }
-    store(acc, hasher.absorb_rest(sum, rest));
+    add(rest, &encrypt(keys.cipher, counters(), |_| ()));
+    sum = powers.absorb(sum, before);
+    store(acc, powers.absorb(sum, rest));
 }
 
-/// AES-256 of `N` blocks side by side.
+/// AES-256 of `N` blocks side by side, with other work to do in each of the thirteen middle rounds.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-fn encrypt<const N: usize>(key: &AesKey, mut x: [__m128i; N]) -> [__m128i; N] {
+fn encrypt<const N: usize>(
+    key: &AesKey,
+    mut x: [__m128i; N],
+    mut meanwhile: impl FnMut(usize),
+) -> [__m128i; N] {
     let [first, middle @ .., last] = key.round_keys();
     let first = load(first);
     for x in &mut x {
         *x = _mm_xor_si128(*x, first);
     }
-    for round in middle {
+    for (i, round) in middle.iter().enumerate() {
         let round = load(round);
         for x in &mut x {
             *x = _mm_aesenc_si128(*x, round);
         }
+        meanwhile(i);
     }
     let last = load(last);
     for x in &mut x {
@@ -144,74 +154,93 @@ fn encrypt<const N: usize>(key: &AesKey, mut x: [__m128i; N]) -> [__m128i; N] {
     x
 }
 
-/// POLYVAL with one reduction for up to [`WIDE`] blocks: block `i` of `n` is multiplied by `h^(n-i)`.
-struct Hasher<'a> {
-    powers: &'a [[u64; 2]],
-    /// Sum of the halves of each power, for Karatsuba's middle product.
-    folded: [__m128i; WIDE],
+/// Adds key stream to blocks.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn add(blocks: &mut [Block], stream: &[__m128i]) {
+    for (block, stream) in blocks.iter_mut().zip(stream) {
+        let sum = _mm_xor_si128(*stream, load(block));
+        store(block, sum);
+    }
 }
 
-impl<'a> Hasher<'a> {
+/// Powers of the hash key, the highest first, each with the sum of its halves for Karatsuba's middle product.
+struct Powers([(__m128i, __m128i); WIDE]);
+
+impl Powers {
     #[inline]
-    #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-    fn new(key: &'a HashKey) -> Self {
-        let mut folded = [_mm_setzero_si128(); WIDE];
-        for (folded, power) in folded.iter_mut().zip(key.powers()) {
-            *folded = fold(load_power(power));
+    #[target_feature(enable = "sse2")]
+    fn new(key: &HashKey) -> Self {
+        let mut powers = [(_mm_setzero_si128(), _mm_setzero_si128()); WIDE];
+        for (slot, [low, high]) in powers.iter_mut().rev().zip(key.powers()) {
+            let power = _mm_set_epi64x(*high as i64, *low as i64);
+            *slot = (power, fold(power));
         }
+        Self(powers)
+    }
+
+    /// Absorbs at most [`WIDE`] blocks.
+    #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
+    fn absorb(&self, sum: __m128i, blocks: &[Block]) -> __m128i {
+        if blocks.is_empty() {
+            return sum;
+        }
+        let mut products = Products::new(sum);
+        for (block, power) in blocks
+            .iter()
+            .zip(self.0.iter().skip(WIDE - blocks.len().min(WIDE)))
+        {
+            products.add(load(block), power);
+        }
+        products.reduce()
+    }
+}
+
+/// POLYVAL with one reduction for up to [`WIDE`] blocks: block `i` of `n` is multiplied by `h^(n-i)`, and the sum so
+/// far goes with the first block.
+struct Products {
+    low: __m128i,
+    middle: __m128i,
+    high: __m128i,
+    carry: __m128i,
+}
+
+impl Products {
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn new(sum: __m128i) -> Self {
+        let zero = _mm_setzero_si128();
         Self {
-            powers: key.powers(),
-            folded,
+            low: zero,
+            middle: zero,
+            high: zero,
+            carry: sum,
         }
     }
 
-    /// Absorbs `N` blocks, at most [`WIDE`].
     #[inline]
     #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-    fn absorb<const N: usize>(&self, sum: __m128i, blocks: &[__m128i; N]) -> __m128i {
-        const { assert!(N <= WIDE) };
-        let zero = _mm_setzero_si128();
-        let (mut low, mut middle, mut high) = (zero, zero, zero);
-        let mut carry = sum;
-        for ((block, power), folded) in blocks
-            .iter()
-            .zip(self.powers.iter().take(N).rev())
-            .zip(self.folded.iter().take(N).rev())
-        {
-            let (x, power) = (_mm_xor_si128(*block, carry), load_power(power));
-            low = _mm_xor_si128(low, _mm_clmulepi64_si128::<0x00>(x, power));
-            high = _mm_xor_si128(high, _mm_clmulepi64_si128::<0x11>(x, power));
-            middle = _mm_xor_si128(middle, _mm_clmulepi64_si128::<0x00>(fold(x), *folded));
-            carry = zero;
-        }
-        middle = _mm_xor_si128(middle, _mm_xor_si128(low, high));
-        low = _mm_xor_si128(low, _mm_slli_si128::<8>(middle));
-        high = _mm_xor_si128(high, _mm_srli_si128::<8>(middle));
-        // Montgomery, as in the portable code: x^64 (x^63 + x^62 + x^57) + 1 = 0, twice.
+    fn add(&mut self, block: __m128i, (power, folded): &(__m128i, __m128i)) {
+        let x = _mm_xor_si128(block, self.carry);
+        self.carry = _mm_setzero_si128();
+        self.low = _mm_xor_si128(self.low, _mm_clmulepi64_si128::<0x00>(x, *power));
+        self.high = _mm_xor_si128(self.high, _mm_clmulepi64_si128::<0x11>(x, *power));
+        self.middle = _mm_xor_si128(self.middle, _mm_clmulepi64_si128::<0x00>(fold(x), *folded));
+    }
+
+    #[inline]
+    #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
+    fn reduce(self) -> __m128i {
+        let middle = _mm_xor_si128(self.middle, _mm_xor_si128(self.low, self.high));
+        let mut low = _mm_xor_si128(self.low, _mm_slli_si128::<8>(middle));
+        let high = _mm_xor_si128(self.high, _mm_srli_si128::<8>(middle));
+        // Montgomery, as in the portable code: clear the low word with a multiple of the modulus, twice.
         let modulus = _mm_set_epi64x(0, 0xc2 << 56);
         for _ in 0..2 {
             let product = _mm_clmulepi64_si128::<0x00>(low, modulus);
             low = _mm_xor_si128(_mm_shuffle_epi32::<SWAP>(low), product);
         }
         _mm_xor_si128(high, low)
-    }
-
-    /// Absorbs fewer than [`WIDE`] blocks.
-    #[inline]
-    #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-    fn absorb_rest(&self, mut sum: __m128i, blocks: &[Block]) -> __m128i {
-        let (four, rest) = blocks.as_chunks::<4>();
-        for four in four {
-            sum = self.absorb(sum, &load_all(four));
-        }
-        let (two, one) = rest.as_chunks::<2>();
-        for two in two {
-            sum = self.absorb(sum, &load_all(two));
-        }
-        for one in one {
-            sum = self.absorb(sum, &[load(one)]);
-        }
-        sum
     }
 }
 
@@ -230,23 +259,6 @@ fn fold(x: __m128i) -> __m128i {
 fn load(block: &Block) -> __m128i {
     // SAFETY: sixteen readable bytes, no alignment asked for.
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn load_power(power: &[u64; 2]) -> __m128i {
-    // SAFETY: sixteen readable bytes, no alignment asked for.
-    unsafe { _mm_loadu_si128(power.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "sse2")]
-fn load_all<const N: usize>(blocks: &[Block; N]) -> [__m128i; N] {
-    let mut out = [_mm_setzero_si128(); N];
-    for (out, block) in out.iter_mut().zip(blocks) {
-        *out = load(block);
-    }
-    out
 }
 
 #[inline]
