@@ -2,8 +2,10 @@
 
 use anyhow::{Result, bail};
 use std::path::PathBuf;
+use vmcrypt_e2e::case::{Case, Hypervisor};
 use vmcrypt_e2e::{Options, run as run_cases, select};
-use vmcrypt_host::paths;
+
+use crate::xen::{self, Flavour};
 
 /// Run end-to-end cases on real Xen.
 ///
@@ -35,15 +37,27 @@ pub fn run(args: &Args) -> Result<()> {
         }
         return Ok(());
     }
-    let target = paths::target_dir();
-    let options = Options {
-        vmcrypt: args.hypervisor.clone().unwrap_or_else(|| target.join("xen/xen")),
-        stock: args.stock.clone().unwrap_or_else(|| target.join("xen-stock/xen")),
-        echo: args.keep,
-    };
+    let options = options(&cases, args)?;
     let tally = run_cases(&cases, &options)?;
     if tally.failed > 0 {
         bail!("{} of {} cases failed", tally.failed, cases.len());
     }
     Ok(())
+}
+
+/// Builds those hypervisors that the cases need and that were not given.
+fn options(cases: &[&Case], args: &Args) -> Result<Options> {
+    let needed: Vec<Hypervisor> = cases.iter().flat_map(|case| case.hypervisors()).collect();
+    let built = |which, flavour: Flavour, given: &Option<PathBuf>| -> Result<PathBuf> {
+        match given {
+            Some(file) => Ok(file.clone()),
+            None if needed.contains(&which) => Ok(xen::build(flavour)?.join("xen")),
+            None => Ok(flavour.dir().join("xen")),
+        }
+    };
+    Ok(Options {
+        vmcrypt: built(Hypervisor::VmCrypt, Flavour::Product, &args.hypervisor)?,
+        stock: built(Hypervisor::Stock, Flavour::Stock, &args.stock)?,
+        echo: args.keep,
+    })
 }

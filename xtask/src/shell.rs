@@ -8,6 +8,8 @@ use vmcrypt_guest::Role;
 use vmcrypt_host::paths;
 use vmcrypt_testbed::{Boot, Image, Machine};
 
+use crate::xen::{self, Flavour};
+
 /// Boot the testbed and hand over the console of dom0.
 ///
 /// The shell is root's; ending it powers the machine off. Nothing done in it outlasts the machine, except files
@@ -33,13 +35,21 @@ pub struct Args {
 
 /// Run the verb.
 pub fn run(args: &Args) -> Result<()> {
+    let hypervisor = match &args.hypervisor {
+        Some(file) => file.clone(),
+        None => xen::build(if args.stock {
+            Flavour::Stock
+        } else {
+            Flavour::Product
+        })?
+        .join("xen"),
+    };
     let image = Image::ensure()?;
-    let built = if args.stock { "xen-stock/xen" } else { "xen/xen" };
     let boot = Boot {
         xen_arguments: args.xen_arguments.clone(),
         aes_ni: !args.no_aes_ni,
         cpus: args.cpus,
-        ..Boot::new(args.hypervisor.clone().unwrap_or_else(|| paths::target_dir().join(built)))
+        ..Boot::new(hypervisor)
     };
     let guest = Spec::new("guest").roles(&[Role::Secret, Role::Echo]);
     fs::write(image.share().join("guest.cfg"), guest.xl_config())?;

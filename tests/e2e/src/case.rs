@@ -108,6 +108,16 @@ pub enum Problem {
     Skip(String),
 }
 
+impl Problem {
+    /// For callers to whom every reason is just an error.
+    pub fn into_error(self) -> anyhow::Error {
+        match self {
+            Problem::Fail(why) | Problem::Skip(why) => anyhow::Error::msg(why),
+            Problem::Error(error) => error,
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -106,6 +106,11 @@ impl Guest {
         &self.spec.name
     }
 
+    /// The last round that a role reported, 0 if none.
+    pub fn round(&self, role: Role) -> u64 {
+        self.rounds.get(&role).copied().unwrap_or(0)
+    }
+
     /// Where dom0 saves it.
     pub fn image(&self) -> String {
         format!("/root/{}.img", self.spec.name)
