@@ -76,4 +76,7 @@ pub struct DomainInfo {
 }
 
 const_assert_eq!(size_of::<HostInfo>(), 64);
-const_assert_eq!(size_of::<DomainInfo>(), 48 + 8 + 8 * PLAIN_CLASSES + 16 + 8 * REFUSALS);
+const_assert_eq!(
+    size_of::<DomainInfo>(),
+    48 + 8 + 8 * PLAIN_CLASSES + 16 + 8 * REFUSALS
+);

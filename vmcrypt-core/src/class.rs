@@ -1,7 +1,7 @@
 //! Why a page may be shown to dom0 in clear.
 
 /// Reason for which dom0 sees a page in clear. Everything else is private.
-#[repr(u8)]
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlainClass {
     /// `shared_info` page, allocated by Xen.
@@ -31,6 +31,11 @@ impl PlainClass {
         Self::StartInfo,
         Self::Ring,
     ];
+
+    /// The class with this number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| *class as u32 == number)
+    }
 
     /// Short name, as the tools print it.
     pub const fn name(self) -> &'static str {

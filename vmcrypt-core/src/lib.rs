@@ -6,14 +6,30 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod aes;
+mod bitmap;
+mod bytes;
+pub mod cipher;
 mod class;
+pub mod domain;
+pub mod ids;
+pub mod keys;
+pub mod mac;
+pub mod p2m;
+pub mod policy;
+pub mod polyval;
+pub mod record;
 mod refusal;
+pub mod seal;
+pub mod sethash;
 
+pub use bitmap::PfnSet;
 pub use class::PlainClass;
+pub use ids::Pfn;
 pub use refusal::{Errno, Refusal};
 
 /// Life of a protected domain.
-#[repr(u8)]
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// dom0 loads it; no guest secret exists yet.
@@ -28,4 +44,19 @@ pub enum State {
     Dying = 5,
     /// Verification failed; it never runs.
     Refused = 6,
+}
+
+impl State {
+    /// The state with this number.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Building,
+            2 => Self::Sealing,
+            3 => Self::Running,
+            4 => Self::Suspended,
+            5 => Self::Dying,
+            6 => Self::Refused,
+            _ => return None,
+        })
+    }
 }

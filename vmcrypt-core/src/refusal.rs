@@ -1,27 +1,233 @@
 //! Every reason for which VMCrypt says no.
 
-macro_rules! refusals {
-    ($( $(#[$doc:meta])* $variant:ident = $code:literal, $errno:ident, $name:literal, $text:literal; )*) => {
-        /// Reason for which an operation was refused. The numeric value is stable within one
-        /// [interface version](crate::abi::INTERFACE_VERSION).
-        #[repr(u8)]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Refusal { $( $(#[$doc])* $variant = $code, )* }
+/// Reason for which an operation was refused. The numeric value is stable within one
+/// [interface version](crate::abi::INTERFACE_VERSION).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A page of a sealed domain may be mapped read-only alone.
+    WritableMap = 0,
+    /// Every replica frame is in use.
+    PoolExhausted = 1,
+    /// Replicas are mapped write-back alone.
+    NotWriteBack = 2,
+    /// A domain that is being sealed cannot be mapped.
+    Sealing = 3,
+    /// The frame is shared or belongs to nobody that can be judged.
+    Unjudged = 4,
+    /// Foreign maps survive from the build.
+    StillMapped = 5,
+    /// dom0 may not change a sealed domain this way.
+    Denied = 6,
+    /// The record has another size than Xen gave out.
+    RecordSize = 7,
+    /// Not a sealed record of this version.
+    RecordFormat = 8,
+    /// The record was sealed under another host key.
+    RecordKey = 9,
+    /// The record belongs to another domain.
+    RecordDomain = 10,
+    /// The pages are not those that were exported.
+    PagesDiffer = 11,
+    /// A page is typed other than the record says.
+    PageType = 12,
+    /// P2M and M2P disagree.
+    P2mMismatch = 13,
+    /// vCPU state differs from the record.
+    VcpuState = 14,
+    /// Export lacks final content of a page.
+    Incomplete = 15,
+    /// No hardware entropy.
+    NoEntropy = 16,
+    /// 32-bit PV guests are not protected.
+    Guest32 = 17,
+    /// Memory for VMCrypt's own state ran out.
+    NoMemory = 18,
+    /// dom0 asked a guest to suspend without the guest's consent.
+    ForcedSuspend = 19,
+    /// Console or xenstore ring outside the builder's pages.
+    RingPlace = 20,
+    /// The CPU lacks XSAVE, which carries the record.
+    NoXsave = 21,
+    /// The record does not authenticate.
+    RecordChanged = 22,
+}
 
-        impl Refusal {
-            /// Every reason, in numeric order.
-            pub const ALL: &'static [Self] = &[ $( Self::$variant, )* ];
+/// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
+/// fault it is and what to do.
+struct Entry(Refusal, Errno, &'static str, &'static str);
 
-            /// Short name, as `vmcrypt status --json` prints it.
-            pub const fn name(self) -> &'static str { match self { $( Self::$variant => $name, )* } }
+/// Every reason, in numeric order.
+const ENTRIES: [Entry; 23] = [
+    Entry(
+        Refusal::WritableMap,
+        Errno::EPERM,
+        "writable-map",
+        "writable foreign map of a sealed domain's page; map it read-only",
+    ),
+    Entry(
+        Refusal::PoolExhausted,
+        Errno::ENOMEM,
+        "pool-exhausted",
+        "no replica frame is free; unmap pages or raise vmcrypt-pool= on Xen's command line",
+    ),
+    Entry(
+        Refusal::NotWriteBack,
+        Errno::EPERM,
+        "not-write-back",
+        "foreign map with a cache attribute other than write-back",
+    ),
+    Entry(
+        Refusal::Sealing,
+        Errno::EAGAIN,
+        "sealing",
+        "domain is being sealed or was refused; destroy it or wait for its first unpause to end",
+    ),
+    Entry(
+        Refusal::Unjudged,
+        Errno::EPERM,
+        "unjudged",
+        "frame cannot be judged",
+    ),
+    Entry(
+        Refusal::StillMapped,
+        Errno::EBUSY,
+        "still-mapped",
+        "pages of the domain are still mapped or granted to another domain; unmap them, then unpause again",
+    ),
+    Entry(
+        Refusal::Denied,
+        Errno::EPERM,
+        "denied",
+        "operation would read or change a sealed domain",
+    ),
+    Entry(
+        Refusal::RecordSize,
+        Errno::EMSGSIZE,
+        "record-size",
+        "sealed record has a wrong size; the image is truncated or was written by another version",
+    ),
+    Entry(
+        Refusal::RecordFormat,
+        Errno::EINVAL,
+        "record-format",
+        "no sealed record of this version in the vCPU 0 XSAVE record; the image is not from a VMCrypt host",
+    ),
+    Entry(
+        Refusal::RecordKey,
+        Errno::EPERM,
+        "record-key",
+        "sealed record is for another host key: another host wrote it, or this host before it rebooted",
+    ),
+    Entry(
+        Refusal::RecordDomain,
+        Errno::EPERM,
+        "record-domain",
+        "sealed record belongs to another domain",
+    ),
+    Entry(
+        Refusal::PagesDiffer,
+        Errno::EPERM,
+        "pages-differ",
+        "memory differs from what was saved: a page was changed, dropped, moved or replayed",
+    ),
+    Entry(
+        Refusal::PageType,
+        Errno::EPERM,
+        "page-type",
+        "a private page is in use as a page or descriptor table; page types were changed",
+    ),
+    Entry(
+        Refusal::P2mMismatch,
+        Errno::EPERM,
+        "p2m-mismatch",
+        "P2M and M2P disagree; pages were moved",
+    ),
+    Entry(
+        Refusal::VcpuState,
+        Errno::EPERM,
+        "vcpu-state",
+        "vCPU state differs from the sealed record in a field that restore never changes",
+    ),
+    Entry(
+        Refusal::Incomplete,
+        Errno::EAGAIN,
+        "incomplete",
+        "not every private page was exported in its final state; save again",
+    ),
+    Entry(
+        Refusal::NoEntropy,
+        Errno::EOPNOTSUPP,
+        "no-entropy",
+        "the CPU has neither RDSEED nor RDRAND; keys cannot be drawn",
+    ),
+    Entry(
+        Refusal::Guest32,
+        Errno::EOPNOTSUPP,
+        "guest-32bit",
+        "32-bit PV guests cannot be protected; use a 64-bit guest or boot Xen with vmcrypt=off",
+    ),
+    Entry(
+        Refusal::NoMemory,
+        Errno::ENOMEM,
+        "no-memory",
+        "Xen has no memory for the domain's protection state",
+    ),
+    Entry(
+        Refusal::ForcedSuspend,
+        Errno::EPERM,
+        "forced-suspend",
+        "remote suspend of a sealed domain; only the guest may suspend itself",
+    ),
+    Entry(
+        Refusal::RingPlace,
+        Errno::EPERM,
+        "ring-place",
+        "start_info names a ring page that may hold private data",
+    ),
+    Entry(
+        Refusal::NoXsave,
+        Errno::EOPNOTSUPP,
+        "no-xsave",
+        "the CPU lacks XSAVE, which carries the sealed record; saving is not possible",
+    ),
+    Entry(
+        Refusal::RecordChanged,
+        Errno::EPERM,
+        "record-changed",
+        "sealed record does not authenticate: it was changed",
+    ),
+];
 
-            /// What happened, whose fault it is and what to do.
-            pub const fn text(self) -> &'static str { match self { $( Self::$variant => $text, )* } }
+impl Refusal {
+    /// Every reason, in numeric order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        ENTRIES.iter().map(|entry| entry.0)
+    }
 
-            /// The errno that the caller sees.
-            pub const fn errno(self) -> Errno { match self { $( Self::$variant => Errno::$errno, )* } }
-        }
-    };
+    /// The reason with this number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::all().find(|refusal| *refusal as u32 == number)
+    }
+
+    /// Short name, as `vmcrypt status --json` prints it.
+    pub fn name(self) -> &'static str {
+        self.entry().map_or("", |entry| entry.2)
+    }
+
+    /// What happened, whose fault it is and what to do.
+    pub fn text(self) -> &'static str {
+        self.entry().map_or("", |entry| entry.3)
+    }
+
+    /// The errno that the caller sees.
+    pub fn errno(self) -> Errno {
+        self.entry().map_or(Errno::EPERM, |entry| entry.1)
+    }
+
+    fn entry(self) -> Option<&'static Entry> {
+        ENTRIES.get(self as usize)
+    }
 }
 
 /// The errno values that VMCrypt returns, numbered as in Xen's `public/errno.h`.
@@ -44,62 +250,11 @@ pub enum Errno {
     EOPNOTSUPP = 95,
 }
 
-refusals! {
-    /// A page of a sealed domain may be mapped read-only alone.
-    WritableMap = 0, EPERM, "writable-map",
-        "writable foreign map of a sealed domain's page; map it read-only";
-    /// Every replica frame is in use.
-    PoolExhausted = 1, ENOMEM, "pool-exhausted",
-        "no replica frame is free; unmap pages or raise vmcrypt-pool= on Xen's command line";
-    /// Replicas are mapped write-back alone.
-    NotWriteBack = 2, EPERM, "not-write-back",
-        "foreign map with a cache attribute other than write-back";
-    /// A domain that is being sealed cannot be mapped.
-    Sealing = 3, EAGAIN, "sealing",
-        "domain is being sealed or was refused; destroy it or wait for its first unpause to end";
-    /// The frame is shared or belongs to nobody that can be judged.
-    Unjudged = 4, EPERM, "unjudged", "frame cannot be judged";
-    /// Foreign maps survive from the build.
-    StillMapped = 5, EBUSY, "still-mapped",
-        "pages of the domain are still mapped or granted to another domain; unmap them, then unpause again";
-    /// dom0 may not change a sealed domain this way.
-    Denied = 6, EPERM, "denied", "operation would read or change a sealed domain";
-    /// The record has another size than Xen gave out.
-    RecordSize = 7, EMSGSIZE, "record-size",
-        "sealed record has a wrong size; the image is truncated or was written by another version";
-    /// Not a sealed record of this version.
-    RecordFormat = 8, EINVAL, "record-format",
-        "no sealed record of this version in the vCPU 0 XSAVE record; the image is not from a VMCrypt host";
-    /// The record does not open under the host key.
-    RecordKey = 9, EPERM, "record-key",
-        "sealed record does not authenticate: another host or boot wrote it, or it was changed";
-    /// The record belongs to another domain.
-    RecordDomain = 10, EPERM, "record-domain", "sealed record belongs to another domain";
-    /// The pages are not those that were exported.
-    PagesDiffer = 11, EPERM, "pages-differ",
-        "memory differs from what was saved: a page was changed, dropped, moved or replayed";
-    /// A page is typed other than the record says.
-    PageType = 12, EPERM, "page-type",
-        "a private page is in use as a page or descriptor table; page types were changed";
-    /// P2M and M2P disagree.
-    P2mMismatch = 13, EPERM, "p2m-mismatch", "P2M and M2P disagree; pages were moved";
-    /// vCPU state differs from the record.
-    VcpuState = 14, EPERM, "vcpu-state", "vCPU state differs from the sealed record in a field that restore never changes";
-    /// Export lacks final content of a page.
-    Incomplete = 15, EAGAIN, "incomplete",
-        "not every private page was exported in its final state; save again";
-    /// No hardware entropy.
-    NoEntropy = 16, EOPNOTSUPP, "no-entropy", "the CPU has neither RDSEED nor RDRAND; keys cannot be drawn";
-    /// 32-bit PV guests are not protected.
-    Guest32 = 17, EOPNOTSUPP, "guest-32bit",
-        "32-bit PV guests cannot be protected; use a 64-bit guest or boot Xen with vmcrypt=off";
-    /// Memory for VMCrypt's own state ran out.
-    NoMemory = 18, ENOMEM, "no-memory", "Xen has no memory for the domain's protection state";
-    /// dom0 asked a guest to suspend without the guest's consent.
-    ForcedSuspend = 19, EPERM, "forced-suspend",
-        "remote suspend of a sealed domain; only the guest may suspend itself";
-    /// Console or xenstore ring outside the builder's pages.
-    RingPlace = 20, EPERM, "ring-place", "start_info names a ring page that may hold private data";
-    /// The CPU lacks XSAVE, which carries the record.
-    NoXsave = 21, EOPNOTSUPP, "no-xsave", "the CPU lacks XSAVE, which carries the sealed record; saving is not possible";
-}
+const _: () = {
+    let mut i = 0;
+    while i < ENTRIES.len() {
+        assert!(ENTRIES[i].0 as usize == i, "the table is in numeric order");
+        i += 1;
+    }
+    assert!(ENTRIES.len() <= crate::abi::REFUSALS);
+};

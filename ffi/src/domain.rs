@@ -1,0 +1,188 @@
+//! Life of a protected domain.
+
+use core::mem::{MaybeUninit, size_of};
+use core::sync::atomic::AtomicU64;
+use core::{ptr, slice};
+
+use vmcrypt_core::abi::DomainInfo;
+use vmcrypt_core::cipher::PageTag;
+use vmcrypt_core::domain::Domain;
+use vmcrypt_core::keys::SessionKeys;
+use vmcrypt_core::sethash::SetHash;
+use vmcrypt_core::{PfnSet, Refusal, State};
+use zeroize::Zeroize;
+
+/// Protection state of one domain. Opaque to C.
+pub struct VmcDomain {
+    pub(crate) control: Domain,
+    /// Keys of the open session, or of the record being restored. Read without the lock while a
+    /// page is in flight, changed under the lock when none is.
+    pub(crate) keys: SessionKeys,
+    /// Digest of the pages decrypted so far in a restore.
+    pub(crate) restored: SetHash,
+    plain: *const AtomicU64,
+    exported: *const AtomicU64,
+    tags: *mut PageTag,
+    pfns: u64,
+}
+
+impl VmcDomain {
+    pub(crate) fn plain(&self) -> PfnSet<'_> {
+        PfnSet::new(self.words(self.plain))
+    }
+
+    pub(crate) fn exported(&self) -> PfnSet<'_> {
+        PfnSet::new(self.words(self.exported))
+    }
+
+    pub(crate) const fn pfns(&self) -> u64 {
+        self.pfns
+    }
+
+    fn words(&self, words: *const AtomicU64) -> &[AtomicU64] {
+        if words.is_null() {
+            return &[];
+        }
+        // SAFETY: `vmc_domain_attach` was given that many words, which live as long as the domain.
+        unsafe { slice::from_raw_parts(words, PfnSet::words_for(self.pfns) as usize) }
+    }
+
+    /// The parts that accounting needs, borrowed apart.
+    pub(crate) fn accounts(&mut self) -> (&mut Domain, PfnSet<'_>, &mut [PageTag]) {
+        let (words, tags): (&[AtomicU64], &mut [PageTag]) = if self.tags.is_null() {
+            (&[], &mut [])
+        } else {
+            // SAFETY: `vmc_domain_attach` was given that many words and tags, which live as long as the
+            // domain and are reached through it alone.
+            unsafe {
+                (
+                    slice::from_raw_parts(self.exported, PfnSet::words_for(self.pfns) as usize),
+                    slice::from_raw_parts_mut(self.tags, self.pfns as usize),
+                )
+            }
+        };
+        (&mut self.control, PfnSet::new(words), tags)
+    }
+}
+
+/// The domain behind a pointer from C.
+///
+/// # Safety
+/// `domain` went through [`vmc_domain_init`] and the caller holds its lock.
+pub(crate) unsafe fn locked<'a>(domain: *mut VmcDomain) -> &'a mut VmcDomain {
+    // SAFETY: by the caller's promise.
+    unsafe { &mut *domain }
+}
+
+/// Bytes that Xen must provide for one domain, aligned to 16.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmc_domain_size() -> usize {
+    size_of::<VmcDomain>()
+}
+
+/// Begins the life of a domain.
+///
+/// # Safety
+/// `domain` is valid for writes of [`vmc_domain_size`] bytes, aligned to 16, and not in use yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
+    // SAFETY: by the caller's promise.
+    let slot = unsafe { &mut *domain.cast::<MaybeUninit<VmcDomain>>() };
+    slot.write(VmcDomain {
+        control: Domain::new(),
+        keys: SessionKeys::empty(),
+        restored: SetHash::EMPTY,
+        plain: ptr::null(),
+        exported: ptr::null(),
+        tags: ptr::null_mut(),
+        pfns: 0,
+    });
+}
+
+/// Wipes every key of the domain. The memory may be freed afterwards.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); nothing is in flight and nothing follows.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    domain.keys.zeroize();
+    domain.restored = SetHash::EMPTY;
+}
+
+/// Gives the domain the memory that grows with its size: two sets of `pfns` bits each, rounded up to
+/// 64, and `pfns` tags. All of it is zero.
+///
+/// # Safety
+/// The memory is valid until the domain is wiped and reached through the domain alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_attach(
+    domain: *mut VmcDomain,
+    plain: *mut u64,
+    exported: *mut u64,
+    tags: *mut u8,
+    pfns: u64,
+) {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    domain.plain = plain.cast();
+    domain.exported = exported.cast();
+    domain.tags = tags.cast();
+    domain.pfns = pfns;
+    domain.control.plain_reset();
+}
+
+/// Where the domain is in its life: a [`State`] as a number.
+///
+/// # Safety
+/// `domain` went through [`vmc_domain_init`] and the caller holds its lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_state(domain: *mut VmcDomain) -> u32 {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain) }.control.state() as u32
+}
+
+/// Moves the domain to another state; false if there is no such step.
+///
+/// # Safety
+/// As for [`vmc_domain_state`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_enter(domain: *mut VmcDomain, state: u32) -> bool {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    State::from_number(state).is_some_and(|next| domain.control.enter(next))
+}
+
+/// Counts a refusal, given as its number, and says which errno answers it (positive).
+///
+/// # Safety
+/// As for [`vmc_domain_state`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_refuse(domain: *mut VmcDomain, refusal: u32) -> i32 {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    Refusal::from_number(refusal).map_or(22, |refusal| domain.control.refuse(refusal).errno() as i32)
+}
+
+/// Text of a refusal for the log: its length, and the characters through `text`.
+///
+/// # Safety
+/// `text` is valid for writes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_refusal_text(refusal: u32, text: *mut *const u8) -> usize {
+    let words = Refusal::from_number(refusal).map_or("", Refusal::text);
+    // SAFETY: by the caller's promise.
+    unsafe { *text = words.as_ptr() };
+    words.len()
+}
+
+/// Fills what the Rust part knows into `info`.
+///
+/// # Safety
+/// As for [`vmc_domain_state`]; `info` is valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_describe(domain: *mut VmcDomain, info: *mut DomainInfo) {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain).control.describe(&mut *info) };
+}

@@ -1,0 +1,97 @@
+//! What belongs to the machine: the host key and the choice of cipher backend.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use vmcrypt_core::Refusal;
+use vmcrypt_core::abi::{self, HostInfo};
+use vmcrypt_core::keys::HostKey;
+use zeroize::Zeroize;
+
+use crate::{Verdict, imports, verdict};
+
+/// Version of the structures that the hypercall fills.
+pub const VMC_INTERFACE_VERSION: u32 = 1;
+/// Sub-operation: fill a host information structure.
+pub const VMC_OP_HOST_INFO: u32 = 0;
+/// Sub-operation: fill a domain information structure.
+pub const VMC_OP_DOMAIN_INFO: u32 = 1;
+/// Slots in the counts of plain pages.
+pub const PLAIN_CLASSES: usize = 8;
+/// Slots in the counts of refusals.
+pub const REFUSALS: usize = 32;
+
+// The generator of the C header sees constants of this crate alone.
+const _: () = assert!(
+    VMC_INTERFACE_VERSION == abi::INTERFACE_VERSION
+        && VMC_OP_HOST_INFO == abi::OP_HOST_INFO
+        && VMC_OP_DOMAIN_INFO == abi::OP_DOMAIN_INFO
+        && PLAIN_CLASSES == abi::PLAIN_CLASSES
+        && REFUSALS == abi::REFUSALS
+);
+
+/// Portable page cipher.
+pub const VMC_BACKEND_PORTABLE: u32 = 0;
+/// Page cipher with AES-NI and PCLMULQDQ.
+pub const VMC_BACKEND_AESNI: u32 = 1;
+
+struct HostCell(UnsafeCell<HostKey>);
+
+// SAFETY: written by `vmc_host_init` before any second CPU or domain can ask, and by `vmc_host_wipe` when no
+// domain will run again.
+unsafe impl Sync for HostCell {}
+
+static KEY: HostCell = HostCell(UnsafeCell::new(HostKey::empty()));
+static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
+
+/// Draws the host key and takes note of the backend.
+///
+/// # Safety
+/// Called once, at boot, before the first domain is created.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_host_init(backend: u32) -> Verdict {
+    BACKEND.store(backend, Ordering::Relaxed);
+    // SAFETY: nobody else holds the key yet, by the caller's promise.
+    let key = unsafe { &mut *KEY.0.get() };
+    verdict(if key.draw(imports::random) {
+        Ok(())
+    } else {
+        Err(Refusal::NoEntropy)
+    })
+}
+
+/// Wipes the host key.
+///
+/// # Safety
+/// Called when the machine goes down and no domain runs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_host_wipe() {
+    // SAFETY: nobody reads the key any more, by the caller's promise.
+    unsafe { &mut *KEY.0.get() }.zeroize();
+}
+
+/// Fills what the Rust part knows into `info`; the replica pool is Xen's to add.
+///
+/// # Safety
+/// `info` is valid for writes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_host_describe(info: *mut HostInfo) {
+    // SAFETY: by the caller's promise.
+    let info = unsafe { &mut *info };
+    *info = HostInfo {
+        version: VMC_INTERFACE_VERSION,
+        mode: 1,
+        backend: backend(),
+        ..HostInfo::default()
+    };
+    info.key_id = key().key_id().0;
+}
+
+pub(crate) fn key() -> &'static HostKey {
+    // SAFETY: after boot the key is only read.
+    unsafe { &*KEY.0.get() }
+}
+
+pub(crate) fn backend() -> u32 {
+    BACKEND.load(Ordering::Relaxed)
+}

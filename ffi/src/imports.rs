@@ -1,0 +1,34 @@
+//! What the Rust part needs from Xen.
+
+/// Functions that Xen provides.
+#[cfg(vmc_bare)]
+pub mod xen {
+    unsafe extern "C" {
+        /// Draws 64 bits from RDSEED or RDRAND; false if the hardware gave none.
+        pub fn vmc_c_random(word: *mut u64) -> bool;
+        /// Stops the machine: an impossible state was reached.
+        pub fn vmc_c_panic() -> !;
+    }
+
+    /// Reached only if the compiler could not prove a check superfluous; the link gate lists how often.
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+        // SAFETY: takes nothing, never returns.
+        unsafe { vmc_c_panic() }
+    }
+}
+
+/// Draws 64 bits of hardware entropy.
+#[cfg(vmc_bare)]
+pub fn random() -> Option<u64> {
+    let mut word = 0;
+    // SAFETY: `word` lives through the call.
+    unsafe { xen::vmc_c_random(&mut word) }.then_some(word)
+}
+
+/// On a development host: the standard library's per-process random state.
+#[cfg(not(vmc_bare))]
+pub fn random() -> Option<u64> {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    Some(RandomState::new().build_hasher().finish())
+}

@@ -1,0 +1,214 @@
+//! Pages on their way to dom0 and back.
+
+use vmcrypt_core::cipher::{self, Page, PageTag, Portable, Tweak};
+use vmcrypt_core::domain::Enter;
+use vmcrypt_core::ids::SessionId;
+use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
+use vmcrypt_core::{Pfn, PlainClass, Refusal};
+
+use crate::domain::{VmcDomain, locked};
+use crate::{Verdict, host, imports, verdict};
+
+/// One encryption under way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct VmcTicket {
+    tweak: Tweak,
+    tag: PageTag,
+}
+
+/// Guest data of no known class.
+pub const VMC_FRAME_ORDINARY: u32 = 0;
+/// Shared with the guest by Xen.
+pub const VMC_FRAME_XEN: u32 = 1;
+/// Console or xenstore ring.
+pub const VMC_FRAME_RING: u32 = 2;
+/// Plain by a class that may change.
+pub const VMC_FRAME_CHANGING: u32 = 3;
+
+/// Show the frame itself.
+pub const VMC_VIEW_LIVE: u32 = 0;
+/// Show a copy in clear.
+pub const VMC_VIEW_SNAPSHOT: u32 = 1;
+/// Show an encrypted copy.
+pub const VMC_VIEW_CIPHER: u32 = 2;
+
+/// Decides what a foreign map shows: one of the views through `view`, or a refusal.
+///
+/// # Safety
+/// The caller holds the lock; `view` is valid for writes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_map_judge(
+    domain: *mut VmcDomain,
+    frame: u32,
+    writable: bool,
+    write_back: bool,
+    view: *mut u32,
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, view) = unsafe { (locked(domain), &mut *view) };
+    // The class matters to the counters alone, and those are kept where classes change.
+    let frame = match frame {
+        VMC_FRAME_XEN => Frame::Xen(PlainClass::SharedInfo),
+        VMC_FRAME_RING => Frame::Ring,
+        VMC_FRAME_CHANGING => Frame::Changing(PlainClass::PageTable),
+        _ => Frame::Ordinary,
+    };
+    verdict(
+        judge(
+            domain.control.state(),
+            MapRequest {
+                writable,
+                write_back,
+                frame,
+            },
+        )
+        .map(|judged| {
+            *view = match judged {
+                View::Live => VMC_VIEW_LIVE,
+                View::Snapshot(_) => VMC_VIEW_SNAPSHOT,
+                View::Cipher => VMC_VIEW_CIPHER,
+            };
+        }),
+    )
+}
+
+/// Begins the encryption of page `pfn`, opening a session if need be. `idle` says that the domain
+/// may run and has nothing mapped. True through `again`: come back later, nothing was begun.
+///
+/// # Safety
+/// `domain` went through `vmc_domain_init`, the caller holds its lock, the other pointers are valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_begin(
+    domain: *mut VmcDomain,
+    pfn: u64,
+    idle: bool,
+    ticket: *mut VmcTicket,
+    again: *mut bool,
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, ticket, again) = unsafe { (locked(domain), &mut *ticket, &mut *again) };
+    *again = false;
+    let mut enter = domain.control.begin_page(idle);
+    if enter == Enter::Open {
+        let (Some(low), Some(high)) = (imports::random(), imports::random()) else {
+            return verdict(Err(Refusal::NoEntropy));
+        };
+        let id = SessionId((u128::from(low) << 64 | u128::from(high)).to_le_bytes());
+        domain.keys.derive(host::key(), &id);
+        domain.exported().clear();
+        domain.control.open_session(id);
+        enter = domain.control.begin_page(false);
+    }
+    match enter {
+        Enter::Ready(session) => {
+            *ticket = VmcTicket {
+                tweak: Tweak {
+                    session,
+                    pfn: Pfn(pfn),
+                },
+                tag: PageTag::default(),
+            };
+        }
+        Enter::Open | Enter::Again => *again = true,
+    }
+    0
+}
+
+/// Encrypts `page` in place. The domain's lock is not held; a ticket is, and the vector registers if
+/// the backend uses them.
+///
+/// # Safety
+/// `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, page: *mut Page) {
+    // SAFETY: the keys do not change while a ticket is out; the rest by the caller's promise.
+    unsafe {
+        let key = (*(&raw const (*domain).keys)).page();
+        let ticket = &mut *ticket;
+        ticket.tag = if host::backend() == host::VMC_BACKEND_AESNI {
+            let mut tag = PageTag::default();
+            simd::vmc_simd_page_encrypt(key, &ticket.tweak, page, &mut tag);
+            tag
+        } else {
+            cipher::encrypt_page(&Portable, key, &ticket.tweak, &mut *page)
+        };
+    }
+}
+
+/// Ends an encryption and accounts the page as exported.
+///
+/// # Safety
+/// As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt`] and is not used again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) {
+    // SAFETY: by the caller's promise.
+    let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
+    let (control, exported, tags) = domain.accounts();
+    control.end_page(ticket.tweak.pfn, ticket.tag, exported, tags);
+}
+
+/// Forgets that page `pfn` was exported: it left the domain.
+///
+/// # Safety
+/// As for [`vmc_page_begin`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_forget(domain: *mut VmcDomain, pfn: u64) {
+    // SAFETY: by the caller's promise.
+    let (control, exported, tags) = unsafe { locked(domain) }.accounts();
+    control.forget_page(Pfn(pfn), exported, tags);
+}
+
+/// Decrypts `page`, which stands at `pfn`, in place and takes it into the digest of the restore.
+///
+/// # Safety
+/// A record was opened, the domain cannot run, nobody else reaches `page`; the vector registers are held
+/// if the backend uses them. The lock need not be held: a domain being restored has one caller.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_restore(
+    domain: *mut VmcDomain,
+    session: *const SessionId,
+    pfn: u64,
+    page: *mut Page,
+) {
+    // SAFETY: by the caller's promise.
+    let (domain, session) = unsafe { (locked(domain), *session) };
+    let tweak = Tweak {
+        session,
+        pfn: Pfn(pfn),
+    };
+    let key = domain.keys.page();
+    let mut tag = PageTag::default();
+    if host::backend() == host::VMC_BACKEND_AESNI {
+        // SAFETY: all four are valid and the vector registers are held.
+        unsafe { simd::vmc_simd_page_decrypt(key, &tweak, page, &mut tag) };
+    } else {
+        // SAFETY: nobody else reaches the page.
+        tag = cipher::decrypt_page(&Portable, key, &tweak, unsafe { &mut *page });
+    }
+    domain.restored.add(&tag);
+}
+
+mod simd {
+    use super::{Page, PageTag, Tweak};
+    use vmcrypt_core::cipher::PageKey;
+
+    unsafe extern "C" {
+        pub fn vmc_simd_page_encrypt(
+            key: *const PageKey,
+            tweak: *const Tweak,
+            page: *mut Page,
+            tag: *mut PageTag,
+        );
+        pub fn vmc_simd_page_decrypt(
+            key: *const PageKey,
+            tweak: *const Tweak,
+            page: *mut Page,
+            tag: *mut PageTag,
+        );
+    }
+
+    // On a development host the backend comes in as a crate; for Xen it is linked as an object.
+    #[cfg(not(vmc_bare))]
+    use vmcrypt_simd as _;
+}

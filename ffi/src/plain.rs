@@ -1,0 +1,71 @@
+//! Which pages dom0 may see in clear.
+
+use core::slice;
+use core::sync::atomic::AtomicU64;
+
+use vmcrypt_core::p2m::{self, LEAF_ENTRIES, M2p};
+use vmcrypt_core::{Pfn, PlainClass};
+
+use crate::domain::{VmcDomain, locked};
+
+/// Takes note that page `pfn` is of plain class `class` from now on.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class: u32) {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    if let Some(class) = PlainClass::from_number(class)
+        && domain.plain().insert(Pfn(pfn))
+    {
+        domain.control.plain_gained(class);
+        let (control, exported, tags) = domain.accounts();
+        control.forget_page(Pfn(pfn), exported, tags);
+    }
+}
+
+/// Takes note that page `pfn`, of `class` so far, is private from now on.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_plain_lose(domain: *mut VmcDomain, pfn: u64, class: u32) {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    if let Some(class) = PlainClass::from_number(class)
+        && domain.plain().remove(Pfn(pfn))
+    {
+        domain.control.plain_lost(class);
+    }
+}
+
+/// Whether page `pfn` is noted as plain.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_plain_has(domain: *mut VmcDomain, pfn: u64) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain) }.plain().contains(Pfn(pfn))
+}
+
+/// Whether `leaf` is a P2M leaf, judged by the M2P of `mfns` entries.
+///
+/// # Safety
+/// `leaf` holds 512 entries that do not change during the call; `m2p` holds `mfns` entries.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_p2m_is_leaf(
+    leaf: *const [u64; LEAF_ENTRIES],
+    m2p: *const u64,
+    mfns: u64,
+) -> bool {
+    // SAFETY: by the caller's promise.
+    let (leaf, m2p) = unsafe {
+        (
+            &*leaf,
+            slice::from_raw_parts(m2p.cast::<AtomicU64>(), mfns as usize),
+        )
+    };
+    p2m::is_leaf(leaf, M2p(m2p))
+}

@@ -1,0 +1,209 @@
+//! The sealed record, written at export and read at restore.
+
+use core::slice;
+
+use vmcrypt_core::ids::SessionId;
+use vmcrypt_core::record::{self, FACTS, Facts, HEADER, Header, STATES, TAG};
+use vmcrypt_core::seal::{Opener, SealTag, Sealer};
+use vmcrypt_core::{Pfn, PfnSet, Refusal};
+use zeroize::Zeroize;
+
+use crate::domain::{VmcDomain, locked};
+use crate::{Verdict, host, verdict};
+
+/// Offset of the vCPU states in a record.
+pub const VMC_RECORD_STATES: usize = 192;
+const _: () = assert!(VMC_RECORD_STATES == STATES && STATES == HEADER + FACTS);
+
+/// What a record says about its domain.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct VmcFacts {
+    /// Domain handle.
+    pub uuid: [u8; 16],
+    /// Pages that the domain owns.
+    pub pages: u64,
+    /// PFNs are below this number.
+    pub pfns: u64,
+    /// The `start_info` page.
+    pub start_info: u64,
+    /// Console ring.
+    pub console: u64,
+    /// Xenstore ring.
+    pub store: u64,
+    /// Number of vCPU states.
+    pub vcpus: u32,
+    /// Bytes of one vCPU state.
+    pub vcpu_size: u32,
+    /// Session of the pages.
+    pub session: SessionId,
+}
+
+/// Largest number of bytes that the domain's record can take.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_capacity(domain: *mut VmcDomain, vcpus: u32, vcpu_size: u32) -> u64 {
+    // SAFETY: by the caller's promise.
+    record::capacity(unsafe { locked(domain) }.pfns(), vcpus, vcpu_size)
+}
+
+/// Whether `bytes` begin like a record of any version.
+///
+/// # Safety
+/// `bytes` is valid for `len` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_is(bytes: *const u8, len: usize) -> bool {
+    // SAFETY: by the caller's promise.
+    Header::is_record(unsafe { slice::from_raw_parts(bytes, len) })
+}
+
+/// Seals the record in `buffer`, where the vCPU states stand already, and gives its size through
+/// `size`.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_seal(
+    domain: *mut VmcDomain,
+    facts: *const VmcFacts,
+    buffer: *mut u8,
+    capacity: usize,
+    size: *mut usize,
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, facts, buffer, size) = unsafe {
+        (
+            locked(domain),
+            &*facts,
+            slice::from_raw_parts_mut(buffer, capacity),
+            &mut *size,
+        )
+    };
+    verdict(seal(domain, facts, buffer).map(|len| *size = len))
+}
+
+fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<usize, Refusal> {
+    let private = facts.pages.saturating_sub(domain.plain().count());
+    let (session, sequence, digest) = domain.control.export(private)?;
+    let facts = Facts {
+        uuid: facts.uuid,
+        pages: facts.pages,
+        pfns: domain.pfns(),
+        start_info: Pfn(facts.start_info),
+        console: Pfn(facts.console),
+        store: Pfn(facts.store),
+        private: digest,
+        vcpus: facts.vcpus,
+        vcpu_size: facts.vcpu_size,
+    };
+    let total = facts.write(buffer, domain.plain()).ok_or(Refusal::RecordSize)?;
+    let header = Header {
+        total: total as u64,
+        key: host::key().key_id(),
+        session,
+        sequence,
+    };
+    header.write(buffer).ok_or(Refusal::RecordSize)?;
+    let (clear, rest) = buffer.split_at_mut_checked(HEADER).ok_or(Refusal::RecordSize)?;
+    let (body, tag) = rest
+        .get_mut(..total.saturating_sub(HEADER))
+        .and_then(|sealed| sealed.split_last_chunk_mut::<TAG>())
+        .ok_or(Refusal::RecordSize)?;
+    let mut sealer = Sealer::empty();
+    sealer.begin(domain.keys.record(), sequence, clear);
+    sealer.update(body);
+    *tag = sealer.finish().0;
+    Ok(total)
+}
+
+/// Opens the record in `buffer`, which must belong to the domain with handle `uuid`, in place: afterwards
+/// its parts stand there in clear. The domain's keys
+/// are those of the record's session from now on.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_open(
+    domain: *mut VmcDomain,
+    uuid: *const [u8; 16],
+    buffer: *mut u8,
+    len: usize,
+    facts: *mut VmcFacts,
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, uuid, buffer, out) =
+        unsafe { (locked(domain), &*uuid, slice::from_raw_parts_mut(buffer, len), &mut *facts) };
+    verdict(open(domain, uuid, buffer).map(|facts| *out = facts))
+}
+
+fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<VmcFacts, Refusal> {
+    let header = Header::read(buffer)?;
+    if header.key != host::key().key_id() {
+        return Err(Refusal::RecordKey);
+    }
+    let (clear, rest) = buffer.split_at_mut_checked(HEADER).ok_or(Refusal::RecordSize)?;
+    let (body, tag) = rest.split_last_chunk_mut::<TAG>().ok_or(Refusal::RecordSize)?;
+    domain.keys.derive(host::key(), &header.session);
+    let mut opener = Opener::empty();
+    opener.begin(domain.keys.record(), header.sequence, clear);
+    opener.check(body);
+    opener
+        .verify(&SealTag(*tag))
+        .and_then(|()| opener.open(body))
+        .map_err(|_| Refusal::RecordChanged)?;
+    let facts = Facts::read(buffer)?;
+    if facts.uuid != *uuid {
+        return Err(Refusal::RecordDomain);
+    }
+    Ok(VmcFacts {
+        uuid: facts.uuid,
+        pages: facts.pages,
+        pfns: facts.pfns,
+        start_info: facts.start_info.0,
+        console: facts.console.0,
+        store: facts.store.0,
+        vcpus: facts.vcpus,
+        vcpu_size: facts.vcpu_size,
+        session: header.session,
+    })
+}
+
+/// Whether the opened record notes page `pfn` as plain. The recorded set was decoded into `words`.
+///
+/// # Safety
+/// `buffer` was opened; `words` holds `count` zero words of Xen's own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_plain(
+    buffer: *const u8,
+    len: usize,
+    words: *mut u64,
+    count: usize,
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (buffer, words) = unsafe {
+        (
+            slice::from_raw_parts(buffer, len),
+            slice::from_raw_parts(words.cast(), count),
+        )
+    };
+    verdict(Facts::read(buffer).and_then(|facts| facts.read_plain(buffer, PfnSet::new(words))))
+}
+
+/// Compares the pages that were restored with those that were exported.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` was opened.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_verify(domain: *mut VmcDomain, buffer: *const u8, len: usize) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, buffer) = unsafe { (locked(domain), slice::from_raw_parts(buffer, len)) };
+    let same = Facts::read(buffer).map(|facts| facts.private == domain.restored);
+    domain.keys.zeroize();
+    verdict(match same {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refusal::PagesDiffer),
+        Err(refusal) => Err(refusal),
+    })
+}

@@ -1,0 +1,240 @@
+//! The sealed record: what must travel with a suspended domain and dom0 must neither read nor change.
+//!
+//! ```text
+//! 0        HEADER bytes   in clear, authenticated: magic, version, sizes, key and session identifiers
+//! HEADER   FACTS bytes    sealed: Facts
+//! STATES   n * size       sealed: one opaque state per vCPU, written and read by Xen
+//! ..       8 + bytes      sealed: run-length coded set of plain PFNs
+//! end-TAG  TAG bytes      authentication tag over everything before it
+//! ```
+//! All numbers are little-endian. The whole stands where libxc expects the XSAVE area of vCPU 0; it
+//! carries that blob unread (Xen: `tools/libs/guest/xg_sr_save_x86_pv.c`, `write_one_vcpu_xsave`).
+
+use crate::bytes::{Reader, Writer};
+use crate::ids::{KeyId, SessionId};
+use crate::sethash::SetHash;
+use crate::{Pfn, PfnSet, Refusal};
+
+/// First eight bytes of a record. Read as the XSAVE header that they stand for, they are an XCR0 that
+/// no CPU has, so a hypervisor without VMCrypt refuses the record.
+pub const MAGIC: [u8; 8] = *b"VMCRYPT\xff";
+/// Version of the layout.
+pub const VERSION: u32 = 1;
+/// Bytes of the clear header.
+pub const HEADER: usize = 64;
+/// Bytes of the encoded [`Facts`], zero to the end: the vCPU states are aligned to 64.
+pub const FACTS: usize = 128;
+/// Offset of the vCPU states.
+pub const STATES: usize = HEADER + FACTS;
+/// Bytes of the authentication tag.
+pub const TAG: usize = 32;
+
+/// The clear part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the whole record.
+    pub total: u64,
+    /// Host key it was sealed under.
+    pub key: KeyId,
+    /// Session whose pages it belongs to.
+    pub session: SessionId,
+    /// Number of the record within its session: no two are sealed under one key stream.
+    pub sequence: u64,
+}
+
+/// The sealed part that has a fixed size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Domain handle.
+    pub uuid: [u8; 16],
+    /// Pages that the domain owned.
+    pub pages: u64,
+    /// PFNs are below this number.
+    pub pfns: u64,
+    /// The `start_info` page.
+    pub start_info: Pfn,
+    /// Console ring.
+    pub console: Pfn,
+    /// Xenstore ring.
+    pub store: Pfn,
+    /// Digest of all private pages.
+    pub private: SetHash,
+    /// Number of vCPU states.
+    pub vcpus: u32,
+    /// Bytes of one vCPU state.
+    pub vcpu_size: u32,
+}
+
+/// Largest number of bytes that a record of this shape can take.
+pub const fn capacity(pfns: u64, vcpus: u32, vcpu_size: u32) -> u64 {
+    let set = 8 + 8 + 8 * PfnSet::words_for(pfns);
+    (STATES + TAG) as u64 + vcpus as u64 * vcpu_size as u64 + set
+}
+
+impl Header {
+    /// Writes the header to the front of `record`.
+    pub fn write(&self, record: &mut [u8]) -> Option<()> {
+        let mut w = Writer::new(record.get_mut(..HEADER)?);
+        w.bytes(&MAGIC)?;
+        w.u32(VERSION)?;
+        w.u32(HEADER as u32)?;
+        w.u64(self.total)?;
+        w.bytes(&self.key.0)?;
+        w.bytes(&self.session.0)?;
+        w.u64(self.sequence)
+    }
+
+    /// Whether `bytes` begin like a record of any version.
+    pub fn is_record(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
+    /// Reads the header of `record`. Proves that the size is what the header says and that no field
+    /// is out of its range; says nothing about who wrote it.
+    ///
+    /// # Errors
+    /// [`Refusal::RecordFormat`] for another version, [`Refusal::RecordSize`] for another size.
+    pub fn read(record: &[u8]) -> Result<Self, Refusal> {
+        let mut r = Reader::new(record);
+        let header = (|| {
+            let known = r.array()? == MAGIC && r.u32()? == VERSION && r.u32()? == HEADER as u32;
+            known.then_some(())?;
+            Some(Self {
+                total: r.u64()?,
+                key: KeyId(r.array()?),
+                session: SessionId(r.array()?),
+                sequence: r.u64()?,
+            })
+        })()
+        .ok_or(Refusal::RecordFormat)?;
+        let sized = header.total == record.len() as u64 && record.len() >= STATES + TAG + 8;
+        if sized {
+            Ok(header)
+        } else {
+            Err(Refusal::RecordSize)
+        }
+    }
+}
+
+impl Facts {
+    /// Writes the facts and the set of plain pages into `record`, around the vCPU states that are
+    /// there already, and gives the number of bytes that the whole record takes.
+    pub fn write(&self, record: &mut [u8], plain: PfnSet<'_>) -> Option<usize> {
+        let mut w = Writer::new(record.get_mut(HEADER..STATES)?);
+        w.bytes(&self.uuid)?;
+        w.u64(self.pages)?;
+        w.u64(self.pfns)?;
+        w.u64(self.start_info.0)?;
+        w.u64(self.console.0)?;
+        w.u64(self.store.0)?;
+        w.bytes(&self.private.to_bytes())?;
+        w.u32(self.vcpus)?;
+        w.u32(self.vcpu_size)?;
+        let start = self.set_start()?;
+        let set = start.checked_add(8)?;
+        let len = runs::encode(plain, record.get_mut(set..)?)?;
+        record
+            .get_mut(start..set)?
+            .copy_from_slice(&(len as u64).to_le_bytes());
+        set.checked_add(len)?.checked_add(TAG)
+    }
+
+    /// Reads the facts of a record that was opened, and makes sure that all parts have their place.
+    ///
+    /// # Errors
+    /// [`Refusal::RecordFormat`] if a part overlaps another or the end.
+    pub fn read(record: &[u8]) -> Result<Self, Refusal> {
+        (|| {
+            let mut r = Reader::new(record.get(HEADER..STATES)?);
+            let facts = Self {
+                uuid: r.array()?,
+                pages: r.u64()?,
+                pfns: r.u64()?,
+                start_info: Pfn(r.u64()?),
+                console: Pfn(r.u64()?),
+                store: Pfn(r.u64()?),
+                private: SetHash::from_bytes(&r.array()?),
+                vcpus: r.u32()?,
+                vcpu_size: r.u32()?,
+            };
+            facts.set_bytes(record)?;
+            Some(facts)
+        })()
+        .ok_or(Refusal::RecordFormat)
+    }
+
+    /// Puts the recorded plain pages into `plain`, which must be empty.
+    ///
+    /// # Errors
+    /// [`Refusal::RecordFormat`] if the coded set does not fill exactly the recorded PFNs.
+    pub fn read_plain(&self, record: &[u8], plain: PfnSet<'_>) -> Result<(), Refusal> {
+        let coded = self.set_bytes(record).ok_or(Refusal::RecordFormat)?;
+        runs::decode(coded, plain, self.pfns).ok_or(Refusal::RecordFormat)
+    }
+
+    fn set_start(&self) -> Option<usize> {
+        let states = usize::try_from(self.vcpus)
+            .ok()?
+            .checked_mul(usize::try_from(self.vcpu_size).ok()?)?;
+        STATES.checked_add(states)
+    }
+
+    fn set_bytes<'r>(&self, record: &'r [u8]) -> Option<&'r [u8]> {
+        let start = self.set_start()?;
+        let set = start.checked_add(8)?;
+        let len = usize::try_from(Reader::new(record.get(start..set)?).u64()?).ok()?;
+        let end = record.len().checked_sub(TAG)?;
+        (set.checked_add(len)? == end).then(|| record.get(set..end))?
+    }
+}
+
+/// Run-length code for sparse sets: pairs of (zero words, literal words) and then the literals.
+mod runs {
+    use super::{PfnSet, Reader, Writer};
+    use crate::Pfn;
+
+    /// Bytes of a run's two counts.
+    const RUN: usize = 8;
+
+    /// Encodes the set and gives the number of bytes.
+    pub fn encode(set: PfnSet<'_>, out: &mut [u8]) -> Option<usize> {
+        let mut w = Writer::new(out);
+        let mut words = set.snapshot().peekable();
+        while words.peek().is_some() {
+            let head = w.position();
+            w.u64(0)?;
+            let mut zeros = 0u32;
+            while words.next_if_eq(&0).is_some() {
+                zeros = zeros.checked_add(1)?;
+            }
+            let mut literals = 0u32;
+            while let Some(word) = words.next_if(|&word| word != 0) {
+                w.u64(word)?;
+                literals = literals.checked_add(1)?;
+            }
+            w.u64_at(head, u64::from(zeros) | u64::from(literals) << 32)?;
+        }
+        Some(w.position())
+    }
+
+    /// Decodes into `set`, which must hold exactly the words for `pfns`.
+    pub fn decode(coded: &[u8], set: PfnSet<'_>, pfns: u64) -> Option<()> {
+        let words = PfnSet::words_for(pfns);
+        let mut r = Reader::new(coded);
+        let mut index = 0u64;
+        while r.remaining() >= RUN {
+            let run = r.u64()?;
+            index = index.checked_add(run & u64::from(u32::MAX))?;
+            for _ in 0..run >> 32 {
+                (index < words).then_some(())?;
+                let word = r.u64()?;
+                for bit in (0..64).filter(|bit| word >> bit & 1 != 0) {
+                    let pfn = Pfn(index * 64 + bit);
+                    (pfn.0 < pfns && set.insert(pfn)).then_some(())?;
+                }
+                index += 1;
+            }
+        }
+        (r.remaining() == 0 && index == words).then_some(())
+    }
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* VMCrypt: hooks of x86 code. Those of common code are in xen/vmcrypt.h. */
+#ifndef __ASM_X86_VMCRYPT_H__
+#define __ASM_X86_VMCRYPT_H__
+
+#include <xen/vmcrypt.h>
+#include <asm/page.h>
+#include <public/domctl.h>
+
+#ifdef CONFIG_VMCRYPT
+
+int vmcrypt_domain_create(struct domain *d);
+void vmcrypt_domain_destroy(struct domain *d);
+
+/*
+ * A present L1 entry with a counted reference on its frame is about to be
+ * written into a page table of @pt_dom.  May replace the frame by a replica,
+ * which takes the reference over.  On error the reference is dropped.
+ */
+int vmcrypt_map_l1e(l1_pgentry_t *nl1e, struct domain *pt_dom);
+
+/*
+ * A present L1 entry of @l1e_owner is gone.  True if it named a replica, whose
+ * references are dropped then.  Never fails.
+ */
+bool vmcrypt_unmap_l1e(l1_pgentry_t l1e, struct domain *l1e_owner);
+
+/* A grant of @frame is mapped in a page table of another domain, or was. */
+void vmcrypt_grant_mapped(mfn_t frame, const struct domain *mapper);
+void vmcrypt_grant_unmapped(mfn_t frame, const struct domain *mapper);
+
+/*
+ * The frame's type count left zero and the type is validated, or it is not any
+ * more, after having been @type.
+ */
+void vmcrypt_type_gained(struct page_info *page);
+void vmcrypt_type_lost(struct page_info *page, unsigned long type);
+
+/* The vCPU XSAVE record, which carries the sealed record; 1: not ours. */
+int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
+int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
+
+#else /* !CONFIG_VMCRYPT */
+
+static inline int vmcrypt_domain_create(struct domain *d) { return 0; }
+static inline void vmcrypt_domain_destroy(struct domain *d) {}
+static inline int vmcrypt_map_l1e(l1_pgentry_t *nl1e, struct domain *pt_dom)
+{ return 0; }
+static inline bool vmcrypt_unmap_l1e(l1_pgentry_t l1e,
+                                     struct domain *l1e_owner)
+{ return false; }
+static inline void vmcrypt_grant_mapped(mfn_t frame,
+                                        const struct domain *mapper) {}
+static inline void vmcrypt_grant_unmapped(mfn_t frame,
+                                          const struct domain *mapper) {}
+static inline void vmcrypt_type_gained(struct page_info *page) {}
+static inline void vmcrypt_type_lost(struct page_info *page,
+                                     unsigned long type) {}
+static inline int vmcrypt_get_extstate(struct domain *d,
+                                       struct xen_domctl_vcpuextstate *evc)
+{ return 1; }
+static inline int vmcrypt_set_extstate(struct domain *d,
+                                       struct xen_domctl_vcpuextstate *evc)
+{ return 1; }
+
+#endif /* CONFIG_VMCRYPT */
+
+#endif /* __ASM_X86_VMCRYPT_H__ */

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Which of a guest's pages dom0 may see in clear, and how Xen knows.
+ */
+#include <xen/domain_page.h>
+#include <xen/event.h>
+#include <asm/p2m.h>
+#include <asm/shared.h>
+#include <asm/x86_64/page.h>
+
+#include "private.h"
+
+static int class_of(unsigned long type)
+{
+    if ( !(type & PGT_count_mask) || !(type & PGT_validated) )
+        return -1;
+
+    switch ( type & PGT_type_mask )
+    {
+    case PGT_l1_page_table ... PGT_l4_page_table:
+        return VMC_CLASS_PAGE_TABLE;
+
+    case PGT_seg_desc_page:
+        return VMC_CLASS_DESCRIPTOR;
+    }
+
+    return -1;
+}
+
+int vmcrypt_type_class(const struct page_info *page)
+{
+    return class_of(ACCESS_ONCE(page->u.inuse.type_info));
+}
+
+void vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
+                  enum VmcClass class)
+{
+    spin_lock(&vm->lock);
+    vmc_plain_gain(vm->rust, pfn, class);
+    spin_unlock(&vm->lock);
+}
+
+void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
+                  enum VmcClass class)
+{
+    spin_lock(&vm->lock);
+    vmc_plain_lose(vm->rust, pfn, class);
+    spin_unlock(&vm->lock);
+}
+
+void vmcrypt_type_gained(struct page_info *page)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
+    int class;
+
+    if ( likely(!vm) || (class = vmcrypt_type_class(page)) < 0 )
+        return;
+
+    atomic_inc(&vm->epoch);
+    vmcrypt_gain(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
+}
+
+void vmcrypt_type_lost(struct page_info *page, unsigned long type)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
+    int class;
+
+    if ( likely(!vm) || (class = class_of(type)) < 0 )
+        return;
+
+    atomic_inc(&vm->epoch);
+    vmcrypt_lose(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
+}
+
+/* The frame that @va leads to in the validated page tables under @root. */
+mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va)
+{
+    unsigned int level;
+    mfn_t mfn = root;
+
+    if ( !__addr_ok(va) )
+        return INVALID_MFN;
+
+    for ( level = 4; level; level-- )
+    {
+        static const unsigned long types[] = {
+            0, PGT_l1_page_table, PGT_l2_page_table, PGT_l3_page_table,
+            PGT_l4_page_table,
+        };
+        const struct page_info *page;
+        const intpte_t *table;
+        intpte_t entry;
+
+        if ( !mfn_valid(mfn) )
+            return INVALID_MFN;
+        page = mfn_to_page(mfn);
+        if ( page_get_owner(page) != d ||
+             vmcrypt_type_class(page) != VMC_CLASS_PAGE_TABLE ||
+             (page->u.inuse.type_info & PGT_type_mask) != types[level] )
+            return INVALID_MFN;
+
+        table = map_domain_page(mfn);
+        entry = ACCESS_ONCE(table[(va >> (PAGE_SHIFT +
+                                          (level - 1) * PAGETABLE_ORDER)) &
+                                  (L1_PAGETABLE_ENTRIES - 1)]);
+        unmap_domain_page(table);
+
+        if ( !(entry & _PAGE_PRESENT) || (level > 1 && (entry & _PAGE_PSE)) )
+            return INVALID_MFN;
+        mfn = maddr_to_mfn(entry & PADDR_MASK & PAGE_MASK);
+    }
+
+    return mfn;
+}
+
+bool vmcrypt_is_leaf(const void *page)
+{
+    return vmc_p2m_is_leaf(page, (const uint64_t *)machine_to_phys_mapping,
+                           max_page);
+}
+
+/* Forget the leaves of the last walk. */
+static void unmark_p2m(struct vmcrypt_domain *vm)
+{
+    unsigned long i;
+
+    for ( i = 0; i < vm->leaves; i++ )
+        if ( vm->leaf[i] != gfn_x(INVALID_GFN) )
+        {
+            vmcrypt_lose(vm, vm->leaf[i], VMC_CLASS_P2M);
+            vm->leaf[i] = gfn_x(INVALID_GFN);
+        }
+}
+
+int vmcrypt_mark_p2m(struct vmcrypt_domain *vm)
+{
+    const struct domain *d = vm->d;
+    const struct arch_shared_info *arch = &d->shared_info->native.arch;
+    unsigned long cr3 = ACCESS_ONCE(arch->p2m_cr3);
+    unsigned long va = ACCESS_ONCE(arch->p2m_vaddr);
+    unsigned long end = DIV_ROUND_UP(ACCESS_ONCE(arch->max_pfn), 512UL);
+    void *scratch = vmcrypt_scratch();
+    int rc = 0;
+
+    if ( !cr3 || !vm->leaf )
+        return 0;
+
+    /* Somebody else walks: let them finish. */
+    if ( !spin_trylock(&vm->p2m_lock) )
+        return -ERESTART;
+
+    if ( !vm->p2m_cursor )
+        unmark_p2m(vm);
+
+    end = min(end, vm->leaves);
+    while ( vm->p2m_cursor < end )
+    {
+        unsigned long i = vm->p2m_cursor++;
+        mfn_t mfn = vmcrypt_walk(d, _mfn(xen_cr3_to_pfn(cr3)),
+                                 va + i * PAGE_SIZE);
+        const void *leaf;
+
+        if ( mfn_valid(mfn) && page_get_owner(mfn_to_page(mfn)) == d &&
+             !is_special_page(mfn_to_page(mfn)) )
+        {
+            leaf = map_domain_page(mfn);
+            memcpy(scratch, leaf, PAGE_SIZE);
+            unmap_domain_page(leaf);
+            if ( vmcrypt_is_leaf(scratch) )
+            {
+                vm->leaf[i] = get_gpfn_from_mfn(mfn_x(mfn));
+                vmcrypt_gain(vm, vm->leaf[i], VMC_CLASS_P2M);
+            }
+        }
+
+        if ( !(i & 15) && hypercall_preempt_check() )
+        {
+            rc = -ERESTART;
+            break;
+        }
+    }
+    if ( !rc )
+        vm->p2m_cursor = 0;
+    clear_page(scratch);
+    spin_unlock(&vm->p2m_lock);
+
+    return rc;
+}

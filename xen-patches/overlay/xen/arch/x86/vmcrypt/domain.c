@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Life of a protected domain, and what dom0 may not do to it.
+ */
+#include <xen/init.h>
+#include <xen/param.h>
+#include <xen/vmap.h>
+#include <asm/paging.h>
+#include <asm/setup.h>
+
+#include "private.h"
+
+/* "off", or every PV guest. */
+static bool __read_mostly opt_vmcrypt = true;
+boolean_param("vmcrypt", opt_vmcrypt);
+
+unsigned int vmcrypt_nr_domains;
+
+int vmcrypt_replica_init(void);
+int vmcrypt_map_init(void);
+
+static int __init cf_check vmcrypt_init(void)
+{
+    struct VmcHostInfo info = {};
+
+    if ( !opt_vmcrypt )
+    {
+        printk("VMCrypt: off: dom0 can read every guest's memory\n");
+        return 0;
+    }
+
+    /* Guests that were promised protection must not run without it. */
+    if ( vmc_host_init(vmcrypt_simd ? VMC_BACKEND_AESNI : VMC_BACKEND_PORTABLE) )
+        panic("VMCrypt: no RDSEED or RDRAND to draw keys from; vmcrypt=off runs guests unprotected\n");
+    if ( vmcrypt_replica_init() || vmcrypt_map_init() )
+        panic("VMCrypt: no memory for the replica pool\n");
+
+    vmc_host_describe(&info);
+    vmcrypt_replica_describe(&info);
+    printk("VMCrypt: protecting every PV guest; HCTR2-AES-256 by %s, %"PRIu64" replica frames\n",
+           vmcrypt_simd ? "AES-NI" : "portable code", info.pool_frames);
+    printk("VMCrypt: host key id %*phN\n", 16, info.key_id);
+
+    return 0;
+}
+__initcall(vmcrypt_init);
+
+int vmcrypt_domain_create(struct domain *d)
+{
+    struct vmcrypt_domain *vm;
+
+    if ( !opt_vmcrypt || is_hardware_domain(d) || is_system_domain(d) )
+        return 0;
+
+    if ( !is_pv_domain(d) )
+    {
+        printk(XENLOG_WARNING
+               "VMCrypt: %pd is not PV and not protected: dom0 can read its memory\n",
+               d);
+        return 0;
+    }
+
+    vm = xzalloc(struct vmcrypt_domain);
+    if ( !vm )
+        return -ENOMEM;
+    vm->rust = _xzalloc(vmc_domain_size(), 16);
+    if ( !vm->rust )
+    {
+        xfree(vm);
+        return -ENOMEM;
+    }
+
+    vm->d = d;
+    spin_lock_init(&vm->lock);
+    spin_lock_init(&vm->p2m_lock);
+    vm->start_info = vm->console = vm->store = INVALID_MFN;
+    vmc_domain_init(vm->rust);
+    d->arch.vmcrypt = vm;
+    vmcrypt_nr_domains++;
+
+    return 0;
+}
+
+/* All pages are gone, so no replica is left. */
+void vmcrypt_domain_destroy(struct domain *d)
+{
+    struct vmcrypt_domain *vm = d->arch.vmcrypt;
+
+    if ( !vm )
+        return;
+
+    d->arch.vmcrypt = NULL;
+    vmcrypt_nr_domains--;
+    vmcrypt_drop_record(vm);
+    vmc_domain_wipe(vm->rust);
+    vmcrypt_detach(vm);
+    xfree(vm->rust);
+    xfree(vm);
+}
+
+/* Memory that grows with the domain.  Called while the domain cannot run. */
+int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
+{
+    unsigned long i, words = BITS_TO_LONGS(pfns);
+
+    vmcrypt_detach(vm);
+    vm->pfns = pfns;
+    vm->leaves = DIV_ROUND_UP(pfns, 512);
+    vm->plain = vzalloc(words * sizeof(*vm->plain));
+    vm->exported = vzalloc(words * sizeof(*vm->exported));
+    vm->tags = vzalloc(pfns * 16);
+    vm->leaf = vzalloc(vm->leaves * sizeof(*vm->leaf));
+    if ( !vm->plain || !vm->exported || !vm->tags || !vm->leaf )
+    {
+        vmcrypt_detach(vm);
+        return -ENOMEM;
+    }
+    for ( i = 0; i < vm->leaves; i++ )
+        vm->leaf[i] = gfn_x(INVALID_GFN);
+
+    spin_lock(&vm->lock);
+    vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->tags, pfns);
+    spin_unlock(&vm->lock);
+
+    return 0;
+}
+
+void vmcrypt_detach(struct vmcrypt_domain *vm)
+{
+    spin_lock(&vm->lock);
+    vmc_domain_attach(vm->rust, NULL, NULL, NULL, 0);
+    spin_unlock(&vm->lock);
+
+    vfree(vm->plain);
+    vfree(vm->exported);
+    vfree(vm->tags);
+    vfree(vm->leaf);
+    vm->plain = vm->exported = NULL;
+    vm->tags = NULL;
+    vm->leaf = NULL;
+    vm->pfns = vm->leaves = vm->p2m_cursor = 0;
+}
+
+enum VmcState vmcrypt_state(struct vmcrypt_domain *vm)
+{
+    enum VmcState state;
+
+    spin_lock(&vm->lock);
+    state = vmc_domain_state(vm->rust);
+    spin_unlock(&vm->lock);
+
+    return state;
+}
+
+bool vmcrypt_enter(struct vmcrypt_domain *vm, enum VmcState state)
+{
+    bool entered;
+
+    spin_lock(&vm->lock);
+    entered = vmc_domain_enter(vm->rust, state);
+    spin_unlock(&vm->lock);
+
+    return entered;
+}
+
+/* Everything but a domain that dom0 is still building. */
+bool vmcrypt_sealed(struct vmcrypt_domain *vm)
+{
+    return vmcrypt_state(vm) != VMC_STATE_BUILDING;
+}
+
+int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why)
+{
+    const uint8_t *text = NULL;
+    size_t len = vmc_refusal_text(why, &text);
+    int error;
+
+    spin_lock(&vm->lock);
+    error = vmc_domain_refuse(vm->rust, why);
+    spin_unlock(&vm->lock);
+
+    if ( printk_ratelimit() )
+        printk(XENLOG_WARNING "VMCrypt: %pd: %.*s\n", vm->d, (int)len,
+               (const char *)text);
+
+    return -error;
+}
+
+int vmcrypt_prepare_suspend(struct domain *d)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    int rc;
+
+    if ( !vm || vmcrypt_state(vm) != VMC_STATE_RUNNING )
+        return 0;
+
+    rc = vmcrypt_mark_p2m(vm);
+
+    return rc ?: vmcrypt_replica_refresh(vm);
+}
+
+void vmcrypt_suspended(struct domain *d)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+
+    if ( vm && d->shutdown_code == SHUTDOWN_suspend )
+        vmcrypt_enter(vm, VMC_STATE_SUSPENDED);
+}
+
+void vmcrypt_resumed(struct domain *d)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+
+    if ( vm && vmcrypt_state(vm) == VMC_STATE_SUSPENDED )
+        vmcrypt_enter(vm, VMC_STATE_RUNNING);
+}
+
+bool vmcrypt_page_freed(struct domain *d, const struct page_info *page)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+
+    if ( likely(!vm) )
+        return false;
+
+    spin_lock(&vm->lock);
+    vmc_page_forget(vm->rust, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))));
+    spin_unlock(&vm->lock);
+
+    return true;
+}
+
+bool vmcrypt_denies(struct domain *d, const struct domain *by)
+{
+    struct vmcrypt_domain *vm = d != by ? vmcrypt_of(d) : NULL;
+
+    if ( likely(!vm) || !vmcrypt_sealed(vm) )
+        return false;
+
+    vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
+
+    return true;
+}
+
+int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
+{
+    struct vmcrypt_domain *vm;
+
+    /* Operations without a domain, or that make one. */
+    if ( !d || op->cmd == XEN_DOMCTL_createdomain || !(vm = vmcrypt_of(d)) )
+        return 0;
+
+    switch ( op->cmd )
+    {
+    case XEN_DOMCTL_set_address_size:
+        if ( op->u.address_size.size != 64 )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_GUEST32);
+        break;
+
+    /* The handle is part of what a record is bound to. */
+    case XEN_DOMCTL_setdomainhandle:
+    case XEN_DOMCTL_set_target:
+        return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
+
+    case XEN_DOMCTL_hypercall_init:
+    case XEN_DOMCTL_set_ext_vcpucontext:
+    case XEN_DOMCTL_set_vcpu_msrs:
+    case XEN_DOMCTL_setdebugging:
+    case XEN_DOMCTL_debug_op:
+    case XEN_DOMCTL_gdbsx_guestmemio:
+    case XEN_DOMCTL_gdbsx_pausevcpu:
+    case XEN_DOMCTL_gdbsx_unpausevcpu:
+    case XEN_DOMCTL_gdbsx_domstatus:
+    case XEN_DOMCTL_set_cpu_policy:
+        if ( vmcrypt_sealed(vm) )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
+        break;
+    }
+
+    return 0;
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Foreign maps of a protected domain's pages.
+ */
+#include <xen/init.h>
+#include <xen/vmap.h>
+#include <asm/page.h>
+#include <asm/paging.h>
+
+#include "private.h"
+
+/*
+ * Entries in page tables of other domains that name a frame itself (not a
+ * replica), grants included: a grant's entry can be cleared like any other, so
+ * counting only one kind would let the other hide a map.
+ */
+static uint16_t *__read_mostly map_count;
+static unsigned long __read_mostly map_count_size;
+
+int __init vmcrypt_map_init(void)
+{
+    map_count_size = pfn_to_pdx(max_page - 1) + 1;
+    map_count = vzalloc(map_count_size * sizeof(*map_count));
+
+    return map_count ? 0 : -ENOMEM;
+}
+
+static uint16_t *count_of(mfn_t mfn)
+{
+    unsigned long pdx = mfn_to_pdx(mfn);
+
+    return pdx < map_count_size ? &map_count[pdx] : NULL;
+}
+
+/* A frame that cannot be counted counts as mapped. */
+unsigned int vmcrypt_foreign_maps(mfn_t mfn)
+{
+    const uint16_t *count = count_of(mfn);
+
+    return count ? ACCESS_ONCE(*count) : ~0U;
+}
+
+static bool count_map(mfn_t mfn, int change)
+{
+    uint16_t *count = count_of(mfn);
+    uint16_t old, seen;
+
+    if ( !count )
+        return false;
+
+    seen = ACCESS_ONCE(*count);
+    do {
+        old = seen;
+        /* A count that ever reached its end stays there. */
+        if ( old == 0xffff || (!old && change < 0) )
+            return false;
+        seen = cmpxchg(count, old, old + change);
+    } while ( seen != old );
+
+    return true;
+}
+
+static struct vmcrypt_domain *foreign(mfn_t mfn, const struct domain *mapper)
+{
+    const struct domain *owner;
+
+    if ( !mfn_valid(mfn) )
+        return NULL;
+    owner = page_get_owner(mfn_to_page(mfn));
+
+    return owner != mapper ? vmcrypt_of(owner) : NULL;
+}
+
+void vmcrypt_grant_mapped(mfn_t frame, const struct domain *mapper)
+{
+    if ( foreign(frame, mapper) )
+        count_map(frame, 1);
+}
+
+void vmcrypt_grant_unmapped(mfn_t frame, const struct domain *mapper)
+{
+    if ( foreign(frame, mapper) )
+        count_map(frame, -1);
+}
+
+/* What the map policy needs to know about a frame. */
+static unsigned int frame_kind(struct vmcrypt_domain *vm,
+                               const struct page_info *page, bool *p2m)
+{
+    mfn_t mfn = page_to_mfn(page);
+    unsigned long pfn = get_gpfn_from_mfn(mfn_x(mfn));
+
+    *p2m = false;
+
+    if ( is_special_page(page) )
+        return VMC_FRAME_XEN;
+
+    if ( mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store) )
+        return VMC_FRAME_RING;
+
+    /* The noted class and what can be seen now must agree. */
+    if ( !vmc_plain_has(vm->rust, pfn) )
+        return VMC_FRAME_ORDINARY;
+
+    if ( vmcrypt_type_class(page) >= 0 || mfn_eq(mfn, vm->start_info) )
+        return VMC_FRAME_CHANGING;
+
+    *p2m = true;
+    return VMC_FRAME_CHANGING;
+}
+
+/* Copies a page that may change class, and says whether it did not. */
+static bool snapshot(struct vmcrypt_domain *vm, struct page_info *page,
+                     void *scratch, bool p2m)
+{
+    int epoch = atomic_read(&vm->epoch);
+    const void *src = __map_domain_page(page);
+
+    memcpy(scratch, src, PAGE_SIZE);
+    unmap_domain_page(src);
+    smp_rmb();
+
+    if ( p2m )
+        return vmcrypt_is_leaf(scratch);
+
+    return atomic_read(&vm->epoch) == epoch &&
+           (vmcrypt_type_class(page) >= 0 ||
+            mfn_eq(page_to_mfn(page), vm->start_info));
+}
+
+/* Encrypts the scratch page in place. */
+static int encrypt(struct vmcrypt_domain *vm, unsigned long pfn, void *scratch)
+{
+    struct VmcTicket ticket;
+    bool again = false, idle;
+    uint32_t verdict;
+
+    spin_lock(&vm->lock);
+    /* The replica that is being made counts as one. */
+    idle = atomic_read(&vm->replicas) <= 1 &&
+           vmc_domain_state(vm->rust) == VMC_STATE_RUNNING &&
+           !paging_mode_log_dirty(vm->d);
+    verdict = vmc_page_begin(vm->rust, pfn, idle, &ticket, &again);
+    spin_unlock(&vm->lock);
+
+    if ( verdict )
+        return vmcrypt_refuse(vm, verdict - 1);
+    if ( again )
+        return -ERESTART;
+
+    vmcrypt_vector_enter();
+    vmc_page_encrypt(vm->rust, &ticket, scratch);
+    vmcrypt_vector_leave();
+
+    spin_lock(&vm->lock);
+    vmc_page_end(vm->rust, &ticket);
+    spin_unlock(&vm->lock);
+
+    return 0;
+}
+
+static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
+                        unsigned int view, bool p2m, struct page_info **out)
+{
+    unsigned long pfn = get_gpfn_from_mfn(mfn_x(page_to_mfn(page)));
+    void *scratch = vmcrypt_scratch(), *dst;
+    struct page_info *replica;
+    unsigned int tries;
+    bool plain = false;
+    int rc = 0;
+
+    replica = vmcrypt_replica_get(page, view == VMC_VIEW_SNAPSHOT && p2m);
+    if ( !replica )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_POOL_EXHAUSTED);
+
+    if ( view == VMC_VIEW_SNAPSHOT )
+        for ( tries = 0; !plain && tries < 4; tries++ )
+            plain = snapshot(vm, page, scratch, p2m);
+
+    if ( !plain )
+    {
+        const void *src = __map_domain_page(page);
+
+        memcpy(scratch, src, PAGE_SIZE);
+        unmap_domain_page(src);
+        if ( view == VMC_VIEW_SNAPSHOT && p2m )
+            vmcrypt_lose(vm, pfn, VMC_CLASS_P2M);
+        rc = encrypt(vm, pfn, scratch);
+    }
+
+    if ( rc )
+        vmcrypt_replica_put(replica);
+    else
+    {
+        dst = __map_domain_page(replica);
+        memcpy(dst, scratch, PAGE_SIZE);
+        unmap_domain_page(dst);
+        *out = replica;
+    }
+    clear_page(scratch);
+
+    return rc;
+}
+
+static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
+{
+    mfn_t mfn = l1e_get_mfn(*nl1e);
+    unsigned int flags = l1e_get_flags(*nl1e), frame, view = 0;
+    struct page_info *page = mfn_to_page(mfn), *replica = NULL;
+    uint32_t verdict;
+    bool p2m;
+    int rc;
+
+    spin_lock(&vm->lock);
+    frame = frame_kind(vm, page, &p2m);
+    verdict = vmc_map_judge(vm->rust, frame, flags & _PAGE_RW,
+                            (flags & PAGE_CACHE_ATTRS) == _PAGE_WB, &view);
+    spin_unlock(&vm->lock);
+    if ( verdict )
+        return vmcrypt_refuse(vm, verdict - 1);
+
+    if ( view == VMC_VIEW_LIVE )
+    {
+        /* xl maps shared_info before it maps the P2M that this leads to. */
+        if ( mfn_eq(mfn, virt_to_mfn(vm->d->shared_info)) &&
+             vmcrypt_state(vm) == VMC_STATE_RUNNING )
+        {
+            rc = vmcrypt_mark_p2m(vm);
+            if ( rc )
+                return rc;
+        }
+        return count_map(mfn, 1) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_UNJUDGED);
+    }
+
+    rc = make_replica(vm, page, view, p2m, &replica);
+    if ( !rc )
+        *nl1e = l1e_from_page(replica, flags);
+
+    return rc;
+}
+
+int vmcrypt_map_l1e(l1_pgentry_t *nl1e, struct domain *pt_dom)
+{
+    mfn_t mfn = l1e_get_mfn(*nl1e);
+    unsigned int flags = l1e_get_flags(*nl1e);
+    struct vmcrypt_domain *vm = foreign(mfn, pt_dom);
+    int rc;
+
+    if ( vm )
+        rc = map_foreign(vm, nl1e);
+    else if ( mfn_valid(mfn) && vmcrypt_is_replica(mfn_to_page(mfn)) )
+        rc = -EPERM; /* a replica is reached through its source alone */
+    else
+        return 0;
+
+    if ( rc )
+    {
+        if ( flags & _PAGE_RW )
+            put_page_and_type(mfn_to_page(mfn));
+        else
+            put_page(mfn_to_page(mfn));
+    }
+
+    return rc;
+}
+
+bool vmcrypt_unmap_l1e(l1_pgentry_t l1e, struct domain *l1e_owner)
+{
+    mfn_t mfn = l1e_get_mfn(l1e);
+    struct page_info *page = mfn_to_page(mfn);
+
+    if ( vmcrypt_is_replica(page) )
+    {
+        put_page(vmcrypt_replica_put(page));
+        return true;
+    }
+
+    if ( foreign(mfn, l1e_owner) )
+        count_map(mfn, -1);
+
+    return false;
+}

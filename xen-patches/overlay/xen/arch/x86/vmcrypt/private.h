@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* VMCrypt's own view of a protected domain. */
+#ifndef __X86_VMCRYPT_PRIVATE_H__
+#define __X86_VMCRYPT_PRIVATE_H__
+
+#include <xen/mm.h>
+#include <xen/sched.h>
+#include <xen/spinlock.h>
+#include <xen/vmcrypt-rust.h>
+#include <asm/vmcrypt.h>
+
+/* Steps of vmcrypt_first_unpause(), in order. */
+enum seal_step {
+    SEAL_START,    /* find start_info, get memory */
+    SEAL_PAGES,    /* walk the page list: PFNs, foreign maps, types */
+    SEAL_P2M,      /* walk the P2M table */
+    SEAL_CLASSES,  /* compare page classes with the record */
+    SEAL_DECRYPT,  /* decrypt, and digest what comes out */
+    SEAL_FINISH,   /* compare the digest, load the registers */
+};
+
+struct vmcrypt_domain {
+    struct domain *d;
+
+    /* Leaf lock: guards everything that the Rust part keeps. */
+    spinlock_t lock;
+    struct VmcDomain *rust;
+
+    /* Replicas of this domain's pages that are mapped now. */
+    atomic_t replicas;
+    /* Bumped whenever a page gains or loses a type. */
+    atomic_t epoch;
+
+    /* Found at the first unpause; they never change. */
+    mfn_t start_info, console, store;
+
+    /* Size of, and memory for, the sets and tags of the Rust part. */
+    unsigned long pfns;
+    uint64_t *plain, *exported;
+    uint8_t *tags;
+
+    /* P2M leaves found by the last walk: PFN of each, or INVALID_GFN. */
+    spinlock_t p2m_lock;
+    unsigned long *leaf, leaves;
+    unsigned long p2m_cursor;
+
+    /* The record that dom0 brought, opened, and what it says. */
+    void *record;
+    size_t record_size;
+    struct VmcFacts facts;
+
+    /* Progress of the first unpause. */
+    struct {
+        enum seal_step step;
+        unsigned long cursor, pages;
+        uint32_t *mfn;        /* machine frame (plus one) of each PFN */
+        uint64_t *plain;      /* plain pages by the record */
+    } seal;
+};
+
+static inline struct vmcrypt_domain *vmcrypt_of(const struct domain *d)
+{
+    return d ? d->arch.vmcrypt : NULL;
+}
+
+/* glue.c */
+extern bool vmcrypt_simd;
+void vmcrypt_vector_enter(void);
+void vmcrypt_vector_leave(void);
+void *vmcrypt_scratch(void);
+
+/* domain.c */
+enum VmcState vmcrypt_state(struct vmcrypt_domain *vm);
+bool vmcrypt_enter(struct vmcrypt_domain *vm, enum VmcState state);
+bool vmcrypt_sealed(struct vmcrypt_domain *vm);
+/* Counts and logs a refusal and gives the (negative) errno for it. */
+int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why);
+int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns);
+void vmcrypt_detach(struct vmcrypt_domain *vm);
+extern unsigned int vmcrypt_nr_domains;
+
+/* classify.c */
+/* Plain class by the frame's validated type, or -1. */
+int vmcrypt_type_class(const struct page_info *page);
+mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va);
+/* Notes every valid P2M leaf as plain; -ERESTART asks to be called again. */
+int vmcrypt_mark_p2m(struct vmcrypt_domain *vm);
+void vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
+                  enum VmcClass class);
+void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
+                  enum VmcClass class);
+bool vmcrypt_is_leaf(const void *page);
+
+/* replica.c */
+extern struct domain *vmcrypt_replica_owner;
+bool vmcrypt_is_replica(const struct page_info *page);
+struct page_info *vmcrypt_replica_get(struct page_info *source, bool p2m);
+struct page_info *vmcrypt_replica_put(struct page_info *frame);
+int vmcrypt_replica_refresh(struct vmcrypt_domain *vm);
+void vmcrypt_replica_describe(struct VmcHostInfo *info);
+
+/* map.c */
+unsigned int vmcrypt_foreign_maps(mfn_t mfn);
+
+/* record.c */
+void vmcrypt_drop_record(struct vmcrypt_domain *vm);
+int vmcrypt_load_vcpus(struct vmcrypt_domain *vm);
+
+#endif /* __X86_VMCRYPT_PRIVATE_H__ */

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The sealed record on its way through the vCPU-0 XSAVE record, and the
+ * registers in it.
+ */
+#include <xen/guest_access.h>
+#include <xen/vmap.h>
+#include <asm/i387.h>
+#include <asm/xstate.h>
+#include <asm/p2m.h>
+
+#include "private.h"
+
+/* One vCPU in the record.  The XSAVE area is in uncompressed form. */
+struct vcpu_state {
+    struct vcpu_guest_context ctxt;
+    struct xen_domctl_ext_vcpucontext ext;
+    uint64_t xcr0, xcr0_accum;
+    uint32_t vcpu_id, xsave_size;
+    uint8_t xsave[] __aligned(64);
+};
+
+/* What libxc takes for an empty XSAVE record: XCR0 and its accumulation. */
+struct empty_xsave {
+    uint64_t xcr0, xcr0_accum;
+};
+
+/* libxc carries one record in memory; nothing sensible is larger. */
+#define RECORD_MAX (128UL << 20)
+
+static unsigned int state_size(void)
+{
+    unsigned int size = sizeof(struct vcpu_state);
+
+    if ( cpu_has_xsave )
+        size += xstate_uncompressed_size(xfeature_mask);
+
+    return ROUNDUP(size, 64);
+}
+
+void vmcrypt_drop_record(struct vmcrypt_domain *vm)
+{
+    if ( vm->record )
+    {
+        memset(vm->record, 0, vm->record_size);
+        vfree(vm->record);
+    }
+    vm->record = NULL;
+    vm->record_size = 0;
+}
+
+/* --- What dom0 sees of registers -------------------------------------- */
+
+static void redact(struct vcpu *v, struct vcpu_guest_context *c,
+                   bool start_info)
+{
+    struct vmcrypt_domain *vm = v->domain->arch.vmcrypt;
+    struct vcpu_guest_context *full = c;
+    unsigned long flags = full->flags & ~VGCF_i387_valid, rdx = 0;
+    unsigned long gdt[ARRAY_SIZE(c->gdt_frames)];
+    unsigned long gdt_ents = full->gdt_ents, ldt_base = full->ldt_base;
+    unsigned long ldt_ents = full->ldt_ents, cr1 = full->ctrlreg[1];
+    unsigned long cr3 = full->ctrlreg[3], vm_assist = full->vm_assist;
+
+    /* libxc turns it into a PFN; nothing but start_info may be shown. */
+    if ( start_info && !v->vcpu_id &&
+         full->user_regs.rdx == mfn_x(vm->start_info) )
+        rdx = full->user_regs.rdx;
+
+    memcpy(gdt, full->gdt_frames, sizeof(gdt));
+    memset(c, 0, sizeof(*c));
+    c->flags = flags;
+    c->user_regs.rdx = rdx;
+    memcpy(c->gdt_frames, gdt, sizeof(gdt));
+    c->gdt_ents = gdt_ents;
+    c->ldt_base = ldt_base;
+    c->ldt_ents = ldt_ents;
+    c->ctrlreg[1] = cr1;
+    c->ctrlreg[3] = cr3;
+    c->vm_assist = vm_assist;
+}
+
+void vmcrypt_redact_context(struct vcpu *v, struct vcpu_guest_context *ctxt)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(v->domain);
+
+    if ( vm && vmcrypt_sealed(vm) )
+        redact(v, ctxt, vmcrypt_state(vm) == VMC_STATE_SUSPENDED);
+}
+
+/*
+ * A sealed domain's registers cannot be set, but for the one change by which
+ * libxc tells a suspended guest that the suspend was cancelled: RAX = 1
+ * (tools/libs/guest/xg_resume.c, modify_returncode()).
+ */
+int vmcrypt_check_context(struct vcpu *v, const struct vcpu_guest_context *ctxt)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(v->domain);
+    struct vcpu_guest_context *shown;
+    int rc;
+
+    if ( !vm || !vmcrypt_sealed(vm) )
+        return 0;
+
+    if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED || v->vcpu_id || !ctxt )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
+
+    shown = xzalloc(struct vcpu_guest_context);
+    if ( !shown )
+        return -ENOMEM;
+
+    vcpu_pause(v);
+    arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = shown });
+    redact(v, shown, true);
+    shown->user_regs.rax = 1;
+    if ( memcmp(shown, ctxt, sizeof(*shown)) )
+        rc = vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
+    else
+    {
+        v->arch.user_regs.rax = 1;
+        rc = 1;
+    }
+    vcpu_unpause(v);
+    xfree(shown);
+
+    return rc;
+}
+
+/* --- Export ------------------------------------------------------------ */
+
+static void save_vcpu(struct vcpu *v, struct vcpu_state *s)
+{
+    vcpu_pause(v);
+    s->vcpu_id = v->vcpu_id;
+    arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = &s->ctxt });
+    s->ext.sysenter_callback_cs = v->arch.pv.sysenter_callback_cs;
+    s->ext.sysenter_callback_eip = v->arch.pv.sysenter_callback_eip;
+    s->ext.sysenter_disables_events = v->arch.pv.sysenter_disables_events;
+    s->ext.syscall32_callback_cs = v->arch.pv.syscall32_callback_cs;
+    s->ext.syscall32_callback_eip = v->arch.pv.syscall32_callback_eip;
+    s->ext.syscall32_disables_events = v->arch.pv.syscall32_disables_events;
+    s->xcr0 = v->arch.xcr0;
+    s->xcr0_accum = v->arch.xcr0_accum;
+    if ( cpu_has_xsave && s->xcr0_accum )
+    {
+        s->xsave_size = xstate_uncompressed_size(s->xcr0_accum);
+        expand_xsave_states(v, s->xsave, s->xsave_size);
+    }
+    vcpu_unpause(v);
+}
+
+static int export(struct vmcrypt_domain *vm,
+                  struct xen_domctl_vcpuextstate *evc, size_t capacity)
+{
+    struct domain *d = vm->d;
+    struct vcpu *v;
+    unsigned int size = state_size();
+    struct VmcFacts facts = {
+        .pages = domain_tot_pages(d),
+        .start_info = get_gpfn_from_mfn(mfn_x(vm->start_info)),
+        .console = get_gpfn_from_mfn(mfn_x(vm->console)),
+        .store = get_gpfn_from_mfn(mfn_x(vm->store)),
+        .vcpu_size = size,
+    };
+    uint8_t *buffer = vzalloc(capacity);
+    uint32_t verdict;
+    size_t len = 0;
+    int rc = 0;
+
+    if ( !buffer )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
+
+    memcpy(facts.uuid, d->handle, sizeof(facts.uuid));
+    for_each_vcpu ( d, v )
+        if ( v->is_initialised )
+            save_vcpu(v, (void *)buffer + VMC_RECORD_STATES +
+                         size * facts.vcpus++);
+
+    spin_lock(&vm->lock);
+    verdict = vmc_record_seal(vm->rust, &facts, buffer, capacity, &len);
+    spin_unlock(&vm->lock);
+
+    if ( verdict )
+        rc = vmcrypt_refuse(vm, verdict - 1);
+    else if ( copy_to_guest(evc->buffer, buffer, len) )
+        rc = -EFAULT;
+    else
+        evc->size = len;
+
+    memset(buffer, 0, capacity);
+    vfree(buffer);
+
+    return rc;
+}
+
+int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    /* libxc leaves the record out when the mask is zero. */
+    uint64_t mask = xfeature_mask ?: 1;
+    size_t capacity = sizeof(struct empty_xsave);
+
+    if ( !vm || !vmcrypt_sealed(vm) )
+        return 1;
+    if ( evc->vcpu >= d->max_vcpus || !d->vcpu[evc->vcpu] )
+        return -ESRCH;
+
+    if ( !evc->vcpu )
+    {
+        spin_lock(&vm->lock);
+        capacity = vmc_record_capacity(vm->rust, d->max_vcpus, state_size());
+        spin_unlock(&vm->lock);
+    }
+
+    if ( (!evc->size && !evc->xfeature_mask) ||
+         guest_handle_is_null(evc->buffer) )
+    {
+        evc->xfeature_mask = mask;
+        evc->size = capacity;
+        return 0;
+    }
+
+    if ( evc->size < capacity || evc->xfeature_mask != mask )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
+
+    if ( !evc->vcpu )
+        return export(vm, evc, capacity);
+
+    evc->size = sizeof(struct empty_xsave);
+
+    return copy_to_guest(evc->buffer, (void *)&(struct empty_xsave){},
+                         sizeof(struct empty_xsave)) ? -EFAULT : 0;
+}
+
+/* --- Restore ----------------------------------------------------------- */
+
+int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    uint8_t head[8];
+    uint32_t verdict;
+    void *buffer;
+
+    if ( !vm )
+        return 1;
+    if ( vmcrypt_sealed(vm) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
+
+    if ( evc->vcpu || evc->size < sizeof(head) )
+        return 1;
+    if ( copy_from_guest(head, evc->buffer, sizeof(head)) )
+        return -EFAULT;
+    if ( !vmc_record_is(head, sizeof(head)) )
+        return 1;
+    if ( evc->size > RECORD_MAX )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
+
+    vmcrypt_drop_record(vm);
+    buffer = vzalloc(evc->size);
+    if ( !buffer )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
+    if ( copy_from_guest(buffer, evc->buffer, evc->size) )
+    {
+        vfree(buffer);
+        return -EFAULT;
+    }
+
+    spin_lock(&vm->lock);
+    verdict = vmc_record_open(vm->rust, &d->handle, buffer, evc->size,
+                              &vm->facts);
+    spin_unlock(&vm->lock);
+
+    vm->record = buffer;
+    vm->record_size = evc->size;
+    if ( verdict )
+        vmcrypt_drop_record(vm);
+    else if ( vm->facts.vcpu_size != state_size() )
+    {
+        vmcrypt_drop_record(vm);
+        verdict = VMC_REFUSAL_RECORD_FORMAT + 1;
+    }
+
+    return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
+}
+
+/*
+ * dom0 loaded what it was shown.  Everything that it was not shown comes from
+ * the record; what it was shown, and names frames, was validated by Xen when
+ * dom0 loaded it.
+ */
+static int load_vcpu(struct vmcrypt_domain *vm, struct vcpu *v,
+                     struct vcpu_state *s)
+{
+    struct vcpu_guest_context *now = xzalloc(struct vcpu_guest_context);
+    struct vcpu_guest_context *c = &s->ctxt;
+    int rc;
+
+    if ( !now )
+        return -ENOMEM;
+
+    arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = now });
+    rc = ((now->flags ^ c->flags) & (VGCF_in_kernel | VGCF_online)) ||
+         now->vm_assist != c->vm_assist ||
+         !now->ctrlreg[1] != !c->ctrlreg[1] ||
+         (!v->vcpu_id && now->user_regs.rdx != mfn_x(vm->start_info))
+         ? -EPERM : 0;
+
+    if ( !rc )
+    {
+        memcpy(c->gdt_frames, now->gdt_frames, sizeof(c->gdt_frames));
+        c->ctrlreg[1] = now->ctrlreg[1];
+        c->ctrlreg[3] = now->ctrlreg[3];
+        if ( !v->vcpu_id )
+            c->user_regs.rdx = now->user_regs.rdx;
+        /* Compares GDT and LDT with what is loaded, and loads the rest. */
+        rc = arch_set_info_guest(v, (vcpu_guest_context_u){ .nat = c });
+    }
+    xfree(now);
+    if ( rc )
+        return rc;
+
+    v->arch.pv.sysenter_callback_cs = s->ext.sysenter_callback_cs;
+    v->arch.pv.sysenter_callback_eip = s->ext.sysenter_callback_eip;
+    v->arch.pv.sysenter_disables_events = s->ext.sysenter_disables_events;
+    v->arch.pv.syscall32_callback_cs = s->ext.syscall32_callback_cs;
+    v->arch.pv.syscall32_callback_eip = s->ext.syscall32_callback_eip;
+    v->arch.pv.syscall32_disables_events = s->ext.syscall32_disables_events;
+
+    if ( s->xsave_size )
+    {
+        const struct xsave_struct *area = (const void *)s->xsave;
+
+        if ( s->xsave_size != xstate_uncompressed_size(s->xcr0_accum) )
+            return -EINVAL;
+        rc = validate_xstate(v->domain, s->xcr0, s->xcr0_accum,
+                             &area->xsave_hdr);
+        if ( rc )
+            return rc;
+        v->arch.xcr0 = s->xcr0;
+        v->arch.xcr0_accum = s->xcr0_accum;
+        v->arch.nonlazy_xstate_used = s->xcr0_accum & XSTATE_NONLAZY;
+        compress_xsave_states(v, s->xsave, s->xsave_size);
+    }
+
+    return 0;
+}
+
+int vmcrypt_load_vcpus(struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    unsigned int i, initialised = 0;
+    struct vcpu *v;
+
+    for_each_vcpu ( d, v )
+        initialised += v->is_initialised;
+    if ( initialised != vm->facts.vcpus )
+        return -EPERM;
+
+    for ( i = 0; i < vm->facts.vcpus; i++ )
+    {
+        struct vcpu_state *s = vm->record + VMC_RECORD_STATES +
+                               i * vm->facts.vcpu_size;
+        int rc;
+
+        if ( s->vcpu_id >= d->max_vcpus || !(v = d->vcpu[s->vcpu_id]) ||
+             !v->is_initialised )
+            return -EPERM;
+        rc = load_vcpu(vm, v, s);
+        if ( rc )
+            return rc;
+    }
+
+    return 0;
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Replica frames: what dom0 maps in place of a guest's page.
+ *
+ * All of them are taken from the heap at boot and never go back, so a TLB entry
+ * that outlives its mapping can show only another replica: content that dom0
+ * may see anyway.  They belong to a domain of their own, which no hypercall can
+ * name, and have no entry in the M2P.
+ */
+#include <xen/init.h>
+#include <xen/domain.h>
+#include <xen/err.h>
+#include <xen/param.h>
+#include <xen/vmap.h>
+#include <asm/p2m.h>
+
+#include "private.h"
+
+/* Not a domid that DOMID_* of public/xen.h knows; above all ordinary ones. */
+#define DOMID_VMCRYPT 0x7ff8
+
+/*
+ * xl maps batches of 1,024 pages and keeps the P2M leaves, one page for each
+ * 2 MiB of guest memory, mapped during a whole save.
+ */
+#define POOL_BATCHES 8192
+
+static unsigned int __initdata opt_pool;
+integer_param("vmcrypt-pool", opt_pool);
+
+struct replica {
+    struct page_info *frame;
+    struct page_info *source;  /* NULL: free; holds a reference otherwise */
+    unsigned int next;         /* of the free list */
+    bool p2m;                  /* content is renewed when the domain suspends */
+};
+
+struct domain *__read_mostly vmcrypt_replica_owner;
+
+static DEFINE_SPINLOCK(pool_lock);
+static struct replica *__read_mostly pool;
+static unsigned int __read_mostly pool_size;
+static unsigned int pool_free, pool_low, first_free;
+static unsigned long pool_exhausted;
+
+bool vmcrypt_is_replica(const struct page_info *page)
+{
+    return vmcrypt_replica_owner &&
+           page_get_owner(page) == vmcrypt_replica_owner;
+}
+
+static struct replica *replica_of(const struct page_info *frame)
+{
+    return &pool[frame->list.next];
+}
+
+/* A replica for @source, whose reference moves to it; NULL if none is free. */
+struct page_info *vmcrypt_replica_get(struct page_info *source, bool p2m)
+{
+    struct replica *r = NULL;
+
+    spin_lock(&pool_lock);
+    if ( pool_free )
+    {
+        r = &pool[first_free];
+        first_free = r->next;
+        pool_low = min(pool_low, --pool_free);
+        r->source = source;
+        r->p2m = p2m;
+    }
+    else
+        pool_exhausted++;
+    spin_unlock(&pool_lock);
+
+    if ( !r )
+        return NULL;
+
+    atomic_inc(&vmcrypt_of(page_get_owner(source))->replicas);
+
+    return r->frame;
+}
+
+/* Frees a replica and gives back the frame whose reference it held. */
+struct page_info *vmcrypt_replica_put(struct page_info *frame)
+{
+    struct replica *r = replica_of(frame);
+    struct page_info *source;
+
+    spin_lock(&pool_lock);
+    source = r->source;
+    r->source = NULL;
+    r->next = first_free;
+    first_free = r - pool;
+    pool_free++;
+    spin_unlock(&pool_lock);
+
+    atomic_dec(&vmcrypt_of(page_get_owner(source))->replicas);
+
+    return source;
+}
+
+/*
+ * xl maps the P2M leaves before the guest suspends and reads them afterwards:
+ * copy the final content.  Runs in the guest's own suspend hypercall.
+ */
+int vmcrypt_replica_refresh(struct vmcrypt_domain *vm)
+{
+    unsigned int i;
+    void *scratch = vmcrypt_scratch();
+
+    for ( i = 0; i < pool_size; i++ )
+    {
+        struct replica *r = &pool[i];
+
+        if ( !ACCESS_ONCE(r->p2m) )
+            continue;
+
+        spin_lock(&pool_lock);
+        if ( r->source && r->p2m && page_get_owner(r->source) == vm->d )
+        {
+            void *src = __map_domain_page(r->source);
+
+            memcpy(scratch, src, PAGE_SIZE);
+            unmap_domain_page(src);
+            if ( vmcrypt_is_leaf(scratch) )
+            {
+                void *dst = __map_domain_page(r->frame);
+
+                memcpy(dst, scratch, PAGE_SIZE);
+                unmap_domain_page(dst);
+            }
+        }
+        spin_unlock(&pool_lock);
+    }
+    clear_page(scratch);
+
+    return 0;
+}
+
+void vmcrypt_replica_describe(struct VmcHostInfo *info)
+{
+    spin_lock(&pool_lock);
+    info->pool_frames = pool_size;
+    info->pool_free = pool_free;
+    info->pool_low = pool_low;
+    info->pool_exhausted = pool_exhausted;
+    spin_unlock(&pool_lock);
+}
+
+int __init vmcrypt_replica_init(void)
+{
+    unsigned int i, size = opt_pool ?: POOL_BATCHES + total_pages / 512;
+
+    vmcrypt_replica_owner = domain_create(DOMID_VMCRYPT, NULL, 0);
+    if ( IS_ERR(vmcrypt_replica_owner) )
+        panic("VMCrypt: cannot create the replicas' owner\n");
+
+    pool = vzalloc(size * sizeof(*pool));
+    if ( !pool )
+        return -ENOMEM;
+
+    for ( i = 0; i < size; i++ )
+    {
+        struct page_info *pg = alloc_domheap_page(NULL, 0);
+
+        if ( !pg )
+            return -ENOMEM;
+
+        set_gpfn_from_mfn(mfn_x(page_to_mfn(pg)), INVALID_M2P_ENTRY);
+        page_set_owner(pg, vmcrypt_replica_owner);
+        pg->count_info = PGC_allocated | 1;
+        pg->list.next = i;
+        pool[i].frame = pg;
+        pool[i].next = i + 1;
+    }
+    pool_size = pool_free = pool_low = size;
+
+    return 0;
+}

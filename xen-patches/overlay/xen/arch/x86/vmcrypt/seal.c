@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The first unpause: from here on the domain is sealed.
+ *
+ * A fresh domain is looked over once.  A restored one is verified and decrypted
+ * first.  Everything happens in steps that give way to other work; what fails
+ * before the first page is decrypted can be mended by dom0 and tried again.
+ */
+#include <xen/event.h>
+#include <xen/vmap.h>
+#include <asm/p2m.h>
+#include <public/xen.h>
+
+#include "private.h"
+
+/* Pages handled between two looks at whether something else wants to run. */
+#define SLICE 64
+
+static bool restored(const struct vmcrypt_domain *vm)
+{
+    return vm->record;
+}
+
+static void seal_free(struct vmcrypt_domain *vm)
+{
+    vfree(vm->seal.mfn);
+    vfree(vm->seal.plain);
+    memset(&vm->seal, 0, sizeof(vm->seal));
+}
+
+static bool record_plain(const struct vmcrypt_domain *vm, unsigned long pfn)
+{
+    return test_bit(pfn, vm->seal.plain);
+}
+
+static mfn_t mfn_of(const struct vmcrypt_domain *vm, unsigned long pfn)
+{
+    return pfn < vm->pfns && vm->seal.mfn[pfn] ? _mfn(vm->seal.mfn[pfn] - 1)
+                                               : INVALID_MFN;
+}
+
+static unsigned long pfn_of(mfn_t mfn)
+{
+    return get_gpfn_from_mfn(mfn_x(mfn));
+}
+
+/* The largest PFN in use decides about the size of everything else. */
+static int seal_start(struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    unsigned long pfns = max_t(unsigned long, d->max_pages,
+                               domain_tot_pages(d));
+    const struct page_info *page;
+
+    if ( pfns == UINT_MAX || !domain_tot_pages(d) )
+        pfns = domain_tot_pages(d);
+    if ( restored(vm) )
+        pfns = max_t(unsigned long, pfns, vm->facts.pfns);
+    else
+    {
+        unsigned long highest = 0;
+
+        rspin_lock(&d->page_alloc_lock);
+        page_list_for_each ( page, &d->page_list )
+        {
+            unsigned long pfn = pfn_of(page_to_mfn(page));
+
+            /* Linux keeps PFNs below about twice its memory. */
+            if ( pfn < 4 * pfns + 0x100000 )
+                highest = max(highest, pfn);
+        }
+        rspin_unlock(&d->page_alloc_lock);
+        pfns = max(pfns, highest + 1);
+    }
+
+    if ( vmcrypt_attach(vm, pfns) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
+
+    vm->seal.mfn = vzalloc(pfns * sizeof(*vm->seal.mfn));
+    vm->seal.plain = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*vm->seal.plain));
+    if ( !vm->seal.mfn || !vm->seal.plain )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
+
+    if ( restored(vm) )
+    {
+        uint32_t verdict = vmc_record_plain(
+            vm->record, vm->record_size, vm->seal.plain,
+            BITS_TO_LONGS(vm->facts.pfns));
+
+        if ( verdict )
+            return vmcrypt_refuse(vm, verdict - 1);
+    }
+
+    return 0;
+}
+
+/*
+ * One PFN for each page and one page for each PFN.  Page list entries go from
+ * the head to the tail, so that the walk can stop at any time: nobody else
+ * changes the list of a domain in this state.
+ */
+static int seal_pages(struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    int rc = 0;
+
+    rspin_lock(&d->page_alloc_lock);
+    while ( vm->seal.cursor < domain_tot_pages(d) )
+    {
+        struct page_info *page = page_list_remove_head(&d->page_list);
+        unsigned long pfn;
+        int class;
+
+        if ( !page )
+            break;
+        page_list_add_tail(page, &d->page_list);
+
+        pfn = pfn_of(page_to_mfn(page));
+        if ( pfn >= vm->pfns || vm->seal.mfn[pfn] ||
+             mfn_x(page_to_mfn(page)) >= ~0U )
+        {
+            rc = vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
+            break;
+        }
+        vm->seal.mfn[pfn] = mfn_x(page_to_mfn(page)) + 1;
+
+        class = vmcrypt_type_class(page);
+        if ( class >= 0 )
+            vmcrypt_gain(vm, pfn, class);
+
+        if ( !(++vm->seal.cursor % SLICE) && hypercall_preempt_check() )
+        {
+            rc = -ERESTART;
+            break;
+        }
+    }
+    rspin_unlock(&d->page_alloc_lock);
+
+    return rc;
+}
+
+/*
+ * start_info is where vCPU 0 is told to find it; the rings are where it says.
+ * dom0 wrote all of that, so they must lie where the domain builder puts them:
+ * between start_info and the initial page tables.  A guest never uses that part
+ * for anything else (Linux: xen_reserve_special_pages()).
+ */
+static int find_rings(struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    struct vcpu *v = d->vcpu[0];
+    mfn_t root = pagetable_get_mfn(v->arch.guest_table);
+    const struct start_info *si;
+    mfn_t info, console, store, tables;
+    bool ok;
+
+    info = restored(vm)
+           ? mfn_of(vm, vm->facts.start_info)
+           : vmcrypt_walk(d, root, v->arch.user_regs.rsi & PAGE_MASK);
+    if ( !mfn_valid(info) || page_get_owner(mfn_to_page(info)) != d )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
+
+    si = map_domain_page(info);
+    store = _mfn(si->store_mfn);
+    console = _mfn(si->console.domU.mfn);
+    tables = vmcrypt_walk(d, root, si->pt_base);
+    unmap_domain_page(si);
+
+    if ( restored(vm) )
+        ok = mfn_eq(console, mfn_of(vm, vm->facts.console)) &&
+             mfn_eq(store, mfn_of(vm, vm->facts.store));
+    else
+    {
+        unsigned long lo = pfn_of(info), hi;
+
+        ok = mfn_valid(tables);
+        hi = ok ? pfn_of(tables) : 0;
+        ok = ok && mfn_eq(mfn_of(vm, lo), info) &&
+             mfn_valid(console) && mfn_valid(store) &&
+             lo < pfn_of(console) && pfn_of(console) < hi &&
+             lo < pfn_of(store) && pfn_of(store) < hi &&
+             mfn_eq(mfn_of(vm, pfn_of(console)), console) &&
+             mfn_eq(mfn_of(vm, pfn_of(store)), store);
+    }
+    if ( !ok )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
+
+    vm->start_info = info;
+    vm->console = console;
+    vm->store = store;
+    vmcrypt_gain(vm, pfn_of(info), VMC_CLASS_START_INFO);
+    vmcrypt_gain(vm, pfn_of(console), VMC_CLASS_RING);
+    vmcrypt_gain(vm, pfn_of(store), VMC_CLASS_RING);
+
+    return 0;
+}
+
+static int seal_p2m(struct vmcrypt_domain *vm)
+{
+    int rc;
+
+    if ( !mfn_valid(vm->start_info) )
+    {
+        rc = find_rings(vm);
+        if ( rc )
+            return rc;
+    }
+
+    return restored(vm) ? vmcrypt_mark_p2m(vm) : 0;
+}
+
+/*
+ * Only the rings may be mapped by somebody else from now on.  Of a restored
+ * domain, exactly those pages are plain by what they are now that were plain
+ * when it was saved.
+ */
+static int seal_classes(struct vmcrypt_domain *vm)
+{
+    struct page_info *page;
+
+    if ( !vm->seal.cursor )
+    {
+        if ( restored(vm) && vm->facts.pages != domain_tot_pages(vm->d) )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_DIFFER);
+
+        rspin_lock(&vm->d->page_alloc_lock);
+        page_list_for_each ( page, &vm->d->xenpage_list )
+            if ( vmcrypt_foreign_maps(page_to_mfn(page)) )
+                break;
+        rspin_unlock(&vm->d->page_alloc_lock);
+        if ( page )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
+    }
+
+    for ( ; vm->seal.cursor < vm->pfns; vm->seal.cursor++ )
+    {
+        unsigned long pfn = vm->seal.cursor;
+        mfn_t mfn = mfn_of(vm, pfn);
+        bool plain;
+
+        if ( mfn_valid(mfn) )
+        {
+            if ( vmcrypt_foreign_maps(mfn) &&
+                 !mfn_eq(mfn, vm->console) && !mfn_eq(mfn, vm->store) )
+                return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
+
+            spin_lock(&vm->lock);
+            plain = vmc_plain_has(vm->rust, pfn);
+            spin_unlock(&vm->lock);
+            if ( restored(vm) && plain != record_plain(vm, pfn) )
+            {
+                printk(XENLOG_WARNING "VMCrypt: %pd: PFN %#lx is %s, recorded as %s\n",
+                       vm->d, pfn, plain ? "plain" : "private",
+                       plain ? "private" : "plain");
+                return vmcrypt_refuse(vm, VMC_REFUSAL_PAGE_TYPE);
+            }
+        }
+
+        if ( !(pfn % SLICE) && hypercall_preempt_check() )
+        {
+            vm->seal.cursor++;
+            return -ERESTART;
+        }
+    }
+
+    return 0;
+}
+
+static int decrypt(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
+{
+    struct page_info *page = mfn_to_page(mfn);
+    void *va;
+
+    /* Nothing that Xen gave another meaning is ever changed under it. */
+    if ( !get_page_and_type(page, vm->d, PGT_writable_page) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_PAGE_TYPE);
+
+    va = map_domain_page(mfn);
+    vmcrypt_vector_enter();
+    vmc_page_restore(vm->rust, &vm->facts.session, pfn, va);
+    vmcrypt_vector_leave();
+    unmap_domain_page(va);
+    put_page_and_type(page);
+
+    return 0;
+}
+
+static int seal_decrypt(struct vmcrypt_domain *vm)
+{
+    for ( ; restored(vm) && vm->seal.cursor < vm->pfns; vm->seal.cursor++ )
+    {
+        unsigned long pfn = vm->seal.cursor;
+        mfn_t mfn = mfn_of(vm, pfn);
+        int rc;
+
+        if ( pfn && !(pfn % SLICE) && vm->seal.pages != pfn &&
+             hypercall_preempt_check() )
+        {
+            /* Come back to this very page, and do it then. */
+            vm->seal.pages = pfn;
+            return -ERESTART;
+        }
+
+        if ( !mfn_valid(mfn) || record_plain(vm, pfn) )
+            continue;
+        rc = decrypt(vm, pfn, mfn);
+        if ( rc )
+            return rc;
+    }
+
+    return 0;
+}
+
+static int seal_finish(struct vmcrypt_domain *vm)
+{
+    uint32_t verdict;
+
+    if ( restored(vm) )
+    {
+        spin_lock(&vm->lock);
+        verdict = vmc_record_verify(vm->rust, vm->record, vm->record_size);
+        spin_unlock(&vm->lock);
+        if ( verdict )
+            return vmcrypt_refuse(vm, verdict - 1);
+
+        if ( vmcrypt_load_vcpus(vm) )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
+    }
+
+    return vmcrypt_enter(vm, VMC_STATE_RUNNING) ? 0 : -EPERM;
+}
+
+static int seal_step(struct vmcrypt_domain *vm)
+{
+    switch ( vm->seal.step )
+    {
+    case SEAL_START:
+        return seal_start(vm);
+    case SEAL_PAGES:
+        return seal_pages(vm);
+    case SEAL_P2M:
+        return seal_p2m(vm);
+    case SEAL_CLASSES:
+        return seal_classes(vm);
+    case SEAL_DECRYPT:
+        return seal_decrypt(vm);
+    case SEAL_FINISH:
+        return seal_finish(vm);
+    }
+
+    ASSERT_UNREACHABLE();
+    return -EINVAL;
+}
+
+int vmcrypt_first_unpause(struct domain *d)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    int rc;
+
+    if ( !vm )
+        return 0;
+
+    switch ( vmcrypt_state(vm) )
+    {
+    case VMC_STATE_BUILDING:
+        /* dom0 may pause and unpause at any time; only the last one counts. */
+        if ( d->controller_pause_count != 1 )
+            return 0;
+        if ( !vmcrypt_enter(vm, VMC_STATE_SEALING) )
+            return -EPERM;
+        break;
+
+    case VMC_STATE_SEALING:
+        break;
+
+    case VMC_STATE_REFUSED:
+        return vmcrypt_refuse(vm, VMC_REFUSAL_SEALING);
+
+    default:
+        return 0;
+    }
+
+    do {
+        rc = seal_step(vm);
+        if ( rc == -ERESTART )
+            return rc;
+        if ( rc )
+            break;
+        vm->seal.cursor = 0;
+    } while ( vm->seal.step++ != SEAL_FINISH );
+
+    if ( rc )
+    {
+        bool final = vm->seal.step >= SEAL_DECRYPT;
+
+        vm->start_info = vm->console = vm->store = INVALID_MFN;
+        vmcrypt_enter(vm, final ? VMC_STATE_REFUSED : VMC_STATE_BUILDING);
+        if ( final )
+            vmcrypt_drop_record(vm);
+    }
+    else
+        vmcrypt_drop_record(vm);
+    seal_free(vm);
+
+    return rc;
+}

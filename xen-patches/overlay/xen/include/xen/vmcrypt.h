@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * VMCrypt: what common code calls so that dom0 sees a protected guest's memory
+ * and registers only in encrypted form.
+ *
+ * With CONFIG_VMCRYPT=n every hook is empty and Xen's code is what it was.
+ */
+#ifndef __XEN_VMCRYPT_H__
+#define __XEN_VMCRYPT_H__
+
+#include <xen/sched.h>
+
+struct xen_domctl;
+
+#ifdef CONFIG_VMCRYPT
+
+/*
+ * Before the domain's first unpause: verify, decrypt, seal. -ERESTART asks to
+ * be called again; any other error leaves the domain paused.
+ */
+int vmcrypt_first_unpause(struct domain *d);
+
+/* The guest is about to suspend itself; -ERESTART asks to be called again. */
+int vmcrypt_prepare_suspend(struct domain *d);
+void vmcrypt_suspended(struct domain *d);
+void vmcrypt_resumed(struct domain *d);
+
+/* The frame leaves its domain; true if it must be scrubbed. */
+bool vmcrypt_page_freed(struct domain *d, const struct page_info *page);
+
+/* True if @by may not change memory or machine-to-phys of sealed domain @d. */
+bool vmcrypt_denies(struct domain *d, const struct domain *by);
+
+/* Policy for a domctl on @d: 0 or an error. */
+int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op);
+
+/*
+ * Registers.  The check gives 0 if the context may be loaded as it is, 1 if it
+ * was dealt with; a NULL context stands for a reset.
+ */
+void vmcrypt_redact_context(struct vcpu *v, struct vcpu_guest_context *ctxt);
+int vmcrypt_check_context(struct vcpu *v,
+                          const struct vcpu_guest_context *ctxt);
+
+#else /* !CONFIG_VMCRYPT */
+
+static inline int vmcrypt_first_unpause(struct domain *d) { return 0; }
+static inline int vmcrypt_prepare_suspend(struct domain *d) { return 0; }
+static inline void vmcrypt_suspended(struct domain *d) {}
+static inline void vmcrypt_resumed(struct domain *d) {}
+static inline bool vmcrypt_page_freed(struct domain *d,
+                                      const struct page_info *page)
+{ return false; }
+static inline bool vmcrypt_denies(struct domain *d, const struct domain *by)
+{ return false; }
+static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
+{ return 0; }
+static inline void vmcrypt_redact_context(struct vcpu *v,
+                                          struct vcpu_guest_context *ctxt) {}
+static inline int vmcrypt_check_context(struct vcpu *v,
+                                        const struct vcpu_guest_context *ctxt)
+{ return 0; }
+
+#endif /* CONFIG_VMCRYPT */
+
+#endif /* __XEN_VMCRYPT_H__ */
