@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::content::{Content, PAGE};
 use crate::map::{Dot, MemoryMap};
 use crate::needle::{Needles, Search, Tally};
+use crate::pv::{self, le64};
 
 /// Reads an image to its end.
 ///
@@ -482,14 +483,9 @@ impl<'n, R: Read> Reader<'n, R> {
         }
         let Some(context) = body.get(8..) else { return };
         if le32(body, 0) == Some(0) {
-            self.memory.start_info = le64(context, vcpu::RDX);
+            self.memory.start_info = le64(context, pv::RDX);
         }
-        let entries = le64(context, vcpu::GDT_ENTS).unwrap_or(0).min(16 * 512);
-        for i in 0..entries.div_ceil(512) as usize {
-            self.memory
-                .descriptors
-                .extend(le64(context, vcpu::GDT_FRAMES + 8 * i));
-        }
+        self.memory.descriptors.extend(pv::gdt_frames(context));
     }
 
     fn list(&mut self, name: &'static str, length: u32) {
@@ -646,10 +642,8 @@ impl Memory {
 
     /// Remembers the rings of every page that looks like `start_info`; which page is it, vCPU 0 tells at the end.
     fn note_start_info(&mut self, pfn: u64, page: &[u8; PAGE]) {
-        if page.starts_with(b"xen-3.0-x86_64\0") && self.start_info_pages.len() < 64 {
-            let rings =
-                [start_info::STORE_MFN, start_info::CONSOLE_MFN].map(|at| le64(page, at).unwrap_or(u64::MAX));
-            self.start_info_pages.push((pfn, rings));
+        if pv::is_start_info(page) && self.start_info_pages.len() < 64 {
+            self.start_info_pages.push((pfn, pv::rings(page)));
         }
     }
 
@@ -756,31 +750,12 @@ mod libxc {
     ];
 }
 
-/// Offsets in `struct vcpu_guest_context` (`public/arch-x86/xen.h`, 64-bit).
-mod vcpu {
-    /// After 512 bytes of FPU state and the flags, twelve registers before it.
-    pub const RDX: usize = 512 + 8 + 12 * 8;
-    /// After 200 bytes of registers, 256 traps and the LDT.
-    pub const GDT_FRAMES: usize = 512 + 8 + 200 + 256 * 16 + 2 * 8;
-    pub const GDT_ENTS: usize = GDT_FRAMES + 16 * 8;
-}
-
-/// Offsets in `struct start_info` (`public/xen.h`, 64-bit).
-mod start_info {
-    pub const STORE_MFN: usize = 56;
-    pub const CONSOLE_MFN: usize = 72;
-}
-
 fn le32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b))
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
-}
-
-fn le64(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|b| u64::from_le_bytes(*b))
 }
 
 #[cfg(test)]

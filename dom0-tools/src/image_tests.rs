@@ -62,9 +62,9 @@ impl Builder {
 
     fn vcpu0(self, sealed: bool) -> Self {
         let mut basic = vec![0; 8 + 5168];
-        basic[8 + vcpu::RDX] = 5;
-        basic[8 + vcpu::GDT_ENTS] = 8;
-        basic[8 + vcpu::GDT_FRAMES] = 6;
+        basic[8 + pv::RDX] = 5;
+        basic[8 + pv::GDT_ENTS] = 8;
+        basic[8 + pv::GDT_FRAMES] = 6;
         let mut xsave = vec![0; 8 + 16 + 576];
         if sealed {
             xsave.extend(b"VMCRYPT\0 and so on");
@@ -97,8 +97,8 @@ fn noise(seed: u64) -> [u8; PAGE] {
 fn start_info() -> [u8; PAGE] {
     let mut page = [0; PAGE];
     page[..14].copy_from_slice(b"xen-3.0-x86_64");
-    page[start_info::STORE_MFN] = 7;
-    page[start_info::CONSOLE_MFN] = 8;
+    page[pv::STORE_MFN] = 7;
+    page[pv::CONSOLE_MFN] = 8;
     page
 }
 

@@ -9,5 +9,6 @@ pub mod hypercall;
 pub mod image;
 pub mod map;
 pub mod needle;
+pub mod pv;
 pub mod sweep;
 pub mod xen;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use vmcrypt_core::abi::{self, DomainInfo, HostInfo};
 
 use crate::hypercall::{Buffer, Error, Privcmd};
+use crate::pv;
 
 /// A domain's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -37,6 +38,8 @@ pub struct Domain {
     pub hvm: bool,
     /// In `xl list`'s letters: running, blocked, paused, shut down, dying.
     pub state: &'static str,
+    /// Its vCPUs.
+    pub vcpus: u32,
     /// Its handle.
     pub uuid: String,
 }
@@ -91,6 +94,8 @@ pub enum PageType {
     Data,
     /// Page table of this level, 1 to 4.
     PageTable(u8),
+    /// Xen did not say.
+    Unknown,
 }
 
 /// Types of up to [`BATCH`] pages.
@@ -109,6 +114,16 @@ pub fn page_types(xen: &Privcmd, domain: DomId, frames: &[Frame]) -> Result<Vec<
         _ => PageType::Data,
     };
     Ok((0..frames.len()).map(kind).collect())
+}
+
+/// Registers of a vCPU (`struct vcpu_guest_context`), as far as Xen shows them.
+pub fn vcpu_context(xen: &Privcmd, domain: DomId, vcpu: u32) -> Result<Vec<u8>, Error> {
+    let context = xen.buffer(pv::CONTEXT_BYTES)?;
+    let mut call = domctl(xen, domctl::GETVCPUCONTEXT, domain)?;
+    call.put(domctl::BODY, vcpu);
+    call.put(domctl::BODY + 8, context.address());
+    xen.call("the registers of a vCPU", HYPERVISOR_DOMCTL, &[call.address()])?;
+    Ok(context.bytes(0, pv::CONTEXT_BYTES))
 }
 
 /// What VMCrypt does on this host; `None` on a Xen without it.
@@ -175,6 +190,8 @@ mod sysctl {
 pub mod domctl {
     /// `XEN_DOMCTL_INTERFACE_VERSION` of Xen 4.19 and 4.20.
     pub const VERSION: u32 = 0x17;
+    /// `XEN_DOMCTL_getvcpucontext`
+    pub const GETVCPUCONTEXT: u32 = 13;
     /// `XEN_DOMCTL_getpageframeinfo3`
     pub const GETPAGEFRAMEINFO3: u32 = 61;
     /// Offset of the union.
@@ -190,6 +207,7 @@ mod row {
     pub const BYTES: usize = 112;
     const FLAGS: usize = 4;
     const TOT_PAGES: usize = 8;
+    const MAX_VCPU_ID: usize = 68;
     const HANDLE: usize = 76;
 
     pub fn read(rows: &Buffer, at: usize) -> Domain {
@@ -211,6 +229,8 @@ mod row {
                 .into_iter()
                 .find(|&(n, _)| bit(n))
                 .map_or("idle", |(_, name)| name),
+            // All ones if there is none.
+            vcpus: rows.get::<u32>(at + MAX_VCPU_ID).wrapping_add(1),
             uuid: super::uuid(handle),
         }
     }

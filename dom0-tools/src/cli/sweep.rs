@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use vmcrypt_tools::hypercall::Privcmd;
-use vmcrypt_tools::sweep::{self, Report};
+use vmcrypt_tools::sweep::{self, Manner, Report};
 use vmcrypt_tools::xen::{self, Domain};
 
 use super::args::{Common, exit, print_class, print_json, print_needles};
@@ -19,6 +19,9 @@ pub struct Sweep {
     /// Map the pages writable (nothing is written)
     #[arg(long)]
     writable: bool,
+    /// Try every frame of the machine, not only those that Xen says are the guest's; slow
+    #[arg(long)]
+    every_frame: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -36,15 +39,17 @@ impl Sweep {
             ProgressStyle::with_template("frames {bar:40} {human_pos}/{human_len} {eta}")
                 .expect("a valid template"),
         );
-        let report = sweep::sweep(&xen, &domain, limit, &needles, self.writable, |n| {
-            bar.set_position(n)
-        })?;
+        let manner = Manner {
+            writable: self.writable,
+            every_frame: self.every_frame,
+        };
+        let report = sweep::sweep(&xen, &domain, limit, &needles, manner, |n| bar.set_position(n))?;
         bar.finish_and_clear();
 
         if self.common.json {
             print_json(&report)?;
         } else {
-            print(&domain, &report);
+            print(&domain, limit, &report);
         }
         self.common
             .draw(&format!("domain {} from dom0", domain.id), &report.map)?;
@@ -61,14 +66,14 @@ pub fn find(xen: &Privcmd, id: u16) -> Result<Domain> {
         .with_context(|| format!("no domain {id}; `xl list` shows: {}", ids.join(", ")))
 }
 
-fn print(domain: &Domain, report: &Report) {
+fn print(domain: &Domain, limit: u64, report: &Report) {
     let guest = if domain.hvm { "fully virtualised" } else { "PV" };
     println!(
         "domain      {} ({guest}, {}), {} pages",
         domain.id, domain.state, domain.pages
     );
     println!(
-        "frames      {} tried, {} mapped and read",
+        "frames      {} of {limit} tried, {} mapped and read",
         report.frames_tried, report.mapped
     );
     for (&errno, count) in &report.refused {
@@ -79,6 +84,13 @@ fn print(domain: &Domain, report: &Report) {
     }
     print_class("look random (ciphertext)", report.random, report.mapped);
     print_class("page tables", report.page_tables, report.mapped);
+    print_class("P2M", report.p2m, report.mapped);
+    print_class("descriptor tables", report.descriptor, report.mapped);
+    print_class("start_info", report.start_info, report.mapped);
+    print_class("console and xenstore rings", report.ring, report.mapped);
+    if report.xen > 0 {
+        print_class("Xen's own (grants...)", report.xen, report.mapped);
+    }
     print_class("zero", report.zero, report.mapped);
     print_class("other content in clear", report.other, report.mapped);
     let first: Vec<String> = report
