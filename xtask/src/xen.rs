@@ -114,6 +114,7 @@ pub fn build(flavour: Flavour) -> Result<PathBuf> {
     let dir = flavour.dir();
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
 
+    let _lock = paths::lock("xen")?;
     let source = tree::materialise(&dir, flavour.patched())?;
     let rust_object = flavour.with_rust().then(|| rust::build(&dir)).transpose()?;
 

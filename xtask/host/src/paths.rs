@@ -1,6 +1,9 @@
 //! Where things are.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -23,6 +26,18 @@ pub fn target_subdir(name: &str) -> Result<PathBuf> {
     let dir = target_dir().join(name);
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Take the lock `target/NAME.lock`, waiting for whoever holds it. It is released when the file is dropped.
+pub fn lock(name: &str) -> Result<File> {
+    let path = target_subdir("")?.join(format!("{name}.lock"));
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another command that uses {}", short(&path));
+        file.lock()
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 /// `path` as a reader of this workspace would write it.

@@ -359,8 +359,12 @@ fn exports(archive: &Path) -> Result<Vec<String>> {
 
 /// Names that an object offers to C.
 pub fn exports_of(object: &object::File<'_>) -> Vec<String> {
-    let defined = object.symbols().filter(|symbol| symbol.is_global() && symbol.is_definition());
-    let names = defined.filter_map(|symbol| symbol.name().ok()).filter(|name| name.starts_with("vmc"));
+    let defined = object
+        .symbols()
+        .filter(|symbol| symbol.is_global() && symbol.is_definition());
+    let names = defined
+        .filter_map(|symbol| symbol.name().ok())
+        .filter(|name| name.starts_with("vmc"));
     names.map(str::to_owned).collect()
 }
 
