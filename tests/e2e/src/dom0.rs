@@ -13,9 +13,12 @@ use vmcrypt_guest::{Report, Role, secret};
 use vmcrypt_testbed::{Answer, Machine};
 
 /// Limit for things that take a moment.
-pub const SHORT: Duration = Duration::from_secs(60);
+pub const SHORT: Duration = Duration::from_secs(120);
 /// Limit for things that move a guest's memory.
-pub const LONG: Duration = Duration::from_secs(300);
+pub const LONG: Duration = Duration::from_secs(600);
+
+/// Limit for a sign of life: seconds on an idle host, minutes on one that is busy with other things.
+const LIFE: Duration = Duration::from_secs(240);
 
 const CONSOLES: &str = "/var/log/xen/console";
 
@@ -133,7 +136,7 @@ impl Dom0 {
     /// Creates a guest and waits until all its roles are at work.
     pub fn create(&mut self, spec: Spec) -> Result<Guest, Problem> {
         let mut guest = self.create_only(spec)?;
-        self.await_ready(&mut guest, Duration::from_secs(120))?;
+        self.await_ready(&mut guest, LIFE)?;
         self.await_alive(&mut guest)?;
         Ok(guest)
     }
@@ -229,19 +232,20 @@ impl Dom0 {
                     crashed(&state, name)
                 );
             }
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(700));
         }
     }
 
     /// Reads what the guest has said since the last call; a role's complaint fails the case.
     pub fn read_console(&mut self, guest: &mut Guest) -> Result<(), Problem> {
-        // While it is being received, a migrated guest has another name, and so its log.
-        for log in [
-            format!("guest-{}.log", guest.name()),
-            format!("guest-{}--incoming.log", guest.name()),
-        ] {
+        let mut logs = vec![format!("guest-{}.log", guest.name())];
+        if guest.migrated {
+            // While it is being received, a guest has another name, and so its log.
+            logs.push(format!("guest-{}--incoming.log", guest.name()));
+        }
+        for log in logs {
             let seen = guest.read.get(&log).copied().unwrap_or(0);
-            let command = format!("tail -c +{} {CONSOLES}/{log} 2>/dev/null", seen + 1);
+            let command = format!("exec tail -c +{} {CONSOLES}/{log} 2>/dev/null", seen + 1);
             let answer = self.machine.run(&command, SHORT)?;
             if answer.stdout.is_empty() {
                 continue;
@@ -293,7 +297,7 @@ impl Dom0 {
     /// What `vmcrypt inspect` says of a file of dom0's, searched for the secret.
     pub fn inspect(&mut self, file: &str) -> Result<Value> {
         self.json(&format!(
-            "/share/vmcrypt inspect {file} --needle '{}' --json 2>/dev/null",
+            "vmcrypt inspect {file} --needle '{}' --json 2>/dev/null",
             secret::needle()
         ))
     }
@@ -302,7 +306,7 @@ impl Dom0 {
     pub fn sweep(&mut self, guest: &Guest) -> Result<Value> {
         let domid = self.domid(guest)?;
         self.json(&format!(
-            "/share/vmcrypt sweep {domid} --needle '{}' --json 2>/dev/null",
+            "vmcrypt sweep {domid} --needle '{}' --json 2>/dev/null",
             secret::needle()
         ))
     }
@@ -310,12 +314,12 @@ impl Dom0 {
     /// What Xen says of itself, and of the guest (in `domains[0]`).
     pub fn status(&mut self, guest: &Guest) -> Result<Value> {
         let domid = self.domid(guest)?;
-        self.json(&format!("/share/vmcrypt status {domid} --json"))
+        self.json(&format!("vmcrypt status {domid} --json"))
     }
 
     /// Runs one of `vmcrypt-hostile`'s attacks.
     pub fn attack(&mut self, attack: &str, limit: Duration) -> Result<Value> {
-        let answer = self.run_for(&format!("/share/vmcrypt-hostile {attack}"), limit)?;
+        let answer = self.run_for(&format!("vmcrypt-hostile {attack}"), limit)?;
         serde_json::from_slice(&answer.stdout).with_context(|| format!("reading the outcome of {attack}"))
     }
 

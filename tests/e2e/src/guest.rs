@@ -55,7 +55,7 @@ impl Spec {
         } = self;
         let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
         let mut config = format!(
-            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/share/vmlinuz\"\nramdisk = \"/share/guest.cpio\"\n\
+            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/share/vmlinux\"\nramdisk = \"/share/guest.cpio\"\n\
              memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n\
              extra = \"console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 \
@@ -85,6 +85,8 @@ pub struct Guest {
     pub(crate) rounds: HashMap<Role, u64>,
     /// Answers on the console so far.
     pub(crate) answers: Vec<String>,
+    /// Whether it has come over a wire.
+    pub(crate) migrated: bool,
     /// How often it came up; more than once means that it was booted again.
     pub(crate) boots: u32,
 }
@@ -97,6 +99,7 @@ impl Guest {
             unfinished: HashMap::new(),
             rounds: HashMap::new(),
             answers: Vec::new(),
+            migrated: false,
             boots: 0,
         }
     }

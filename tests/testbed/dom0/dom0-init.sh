@@ -1,7 +1,7 @@
 #!/bin/sh
 # Starts what a Xen dom0 runs, with Debian's programs and none of systemd's time, then serves the host.
 # Stays process 1: the shell reaps whatever loses its parent.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 xen=/usr/lib/xen-4.20/bin
 
 mount -t tmpfs tmpfs /run
@@ -27,10 +27,11 @@ ip link add xenbr0 type bridge
 ip addr add 10.77.0.1/24 dev xenbr0
 ip link set xenbr0 up
 
-/share/vmcrypt-agent echo 10.77.0.1:7777 &
+# From the share to the disk: what runs should not depend on the file system that carries it.
+cp /share/vmcrypt* /usr/local/bin/
+vmcrypt-agent echo 10.77.0.1:7777 &
 case $(cat /proc/cmdline) in
 *vmcrypt.shell*)
-    cp /share/vmcrypt /usr/local/bin/ 2>/dev/null
     cat /share/motd
     cd /share
     setsid sh -c 'exec bash -l </dev/hvc0 >/dev/hvc0 2>&1'
@@ -38,6 +39,6 @@ case $(cat /proc/cmdline) in
     ;;
 esac
 while :; do
-    /share/vmcrypt-agent serve
+    vmcrypt-agent serve
     sleep 1
 done

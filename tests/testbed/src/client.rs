@@ -53,7 +53,7 @@ pub struct Client {
 /// How often a waiting host looks whether the machine still lives.
 const LOOK: Duration = Duration::from_millis(200);
 /// What an answer may take beyond its command's own limit: the agent needs time to end it.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(60);
 
 impl Client {
     /// Connects to the socket behind the virtio port, which QEMU creates a moment after its start.

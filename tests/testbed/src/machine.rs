@@ -76,7 +76,7 @@ pub struct Machine {
 }
 
 /// From power-on to the agent's first answer. Thirty seconds is usual, several times that on a loaded machine.
-const BOOT_LIMIT: Duration = Duration::from_secs(240);
+const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
 impl Machine {
     /// Boots and waits until dom0 answers. The console goes to `xen.log` in `dir`, what dom0 writes to `/out` to
@@ -221,7 +221,7 @@ fn arguments(image: &Image, boot: &Boot, log: &Path, out: &Path, sockets: &Path)
         }
     };
     let xen = format!(
-        "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all noreboot sync_console cpuidle=0 \
+        "console=com1 com1=115200,8n1 loglvl=all noreboot sync_console cpuidle=0 \
          dom0_mem=900M,max:900M {}",
         boot.xen_arguments
     );

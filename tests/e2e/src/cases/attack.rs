@@ -175,7 +175,7 @@ pub fn map_while_destroyed(dom0: &mut Dom0) -> Verdict {
         let guest = dom0.create(Spec::new("doomed"))?;
         let domid = dom0.domid(&guest)?;
         let race = format!(
-            "/share/vmcrypt-hostile map-storm {domid} 60 >/tmp/storm & storm=$!; sleep 3; xl destroy doomed; \
+            "vmcrypt-hostile map-storm {domid} 60 >/tmp/storm & storm=$!; sleep 3; xl destroy doomed; \
              wait $storm; cat /tmp/storm"
         );
         let storm: Value = serde_json::from_slice(&dom0.run_for(&race, LONG)?.stdout)?;
@@ -199,10 +199,7 @@ pub fn pool(dom0: &mut Dom0) -> Verdict {
     let frames = before["host"]["pool"]["frames"]
         .as_u64()
         .context("the pool's size")?;
-    let hold = format!(
-        "timeout 120 /share/vmcrypt-hostile hold {domid} {} 2",
-        frames + 2048
-    );
+    let hold = format!("timeout 120 vmcrypt-hostile hold {domid} {} 2", frames + 2048);
     let text = dom0.must(&hold, Duration::from_secs(150))?.text();
     let held: Value = serde_json::from_str(text.lines().next().unwrap_or_default())?;
     const ENOMEM: &str = "12";

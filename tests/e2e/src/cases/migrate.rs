@@ -44,6 +44,7 @@ pub fn migrate(dom0: &mut Dom0, guest: &mut Guest) -> Result<Answer, Problem> {
         guest.name()
     );
     let answer = dom0.must(&command, Duration::from_secs(420))?;
+    guest.migrated = true;
     dom0.await_alive(guest)?;
     Ok(answer)
 }

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Drives the Rust library through its C header as Xen does: one domain is
+ * exported page by page, its record sealed, and another domain restored from
+ * both. Compiled with AddressSanitizer; every buffer has its exact size, so
+ * that one byte read or written beyond its end is seen.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "xen/vmcrypt-rust.h"
+
+#define PAGES 96
+#define VCPUS 2
+#define VCPU_SIZE 512
+#define WORDS ((PAGES + 63) / 64)
+#define PAGE_BYTES sizeof(Page)
+
+static unsigned int passed, failed;
+
+#define CHECK(what, cond) do {                                          \
+    if ( cond )                                                         \
+        passed++;                                                       \
+    else                                                                \
+    {                                                                   \
+        failed++;                                                       \
+        printf("FAIL  %s:%d: %s\n", backend_name, __LINE__, what);      \
+    }                                                                   \
+} while ( 0 )
+
+static const char *backend_name;
+
+/* States and refusals by the numbers that cross the boundary. */
+enum { BUILDING = 1, SEALING, RUNNING, SUSPENDED, DYING, REFUSED };
+
+struct guest {
+    struct VmcDomain *domain;
+    uint64_t *plain, *exported;
+    uint8_t *tags;
+    Page *pages;
+};
+
+static void *buffer(size_t size)
+{
+    void *p = aligned_alloc(16, (size + 15) & ~(size_t)15);
+
+    if ( !p )
+        abort();
+    return memset(p, 0, size);
+}
+
+static struct guest create(void)
+{
+    struct guest g = {
+        .domain = buffer(vmc_domain_size()),
+        .plain = calloc(WORDS, 8),
+        .exported = calloc(WORDS, 8),
+        .tags = calloc(PAGES, 16),
+        .pages = calloc(PAGES, PAGE_BYTES),
+    };
+
+    vmc_domain_init(g.domain);
+    vmc_domain_attach(g.domain, g.plain, g.exported, g.tags, PAGES);
+    return g;
+}
+
+static void destroy(struct guest *g)
+{
+    vmc_domain_wipe(g->domain);
+    free(g->domain);
+    free(g->plain);
+    free(g->exported);
+    free(g->tags);
+    free(g->pages);
+}
+
+static bool is_plain(unsigned int pfn)
+{
+    return pfn == 5 || pfn == 64;
+}
+
+/* Encrypt what dom0 sees of one page into `out`. */
+static bool export_page(struct guest *g, unsigned int pfn, Page *out)
+{
+    struct VmcTicket ticket;
+    bool again = true;
+
+    if ( vmc_page_begin(g->domain, pfn, false, &ticket, &again) || again )
+        return false;
+    memcpy(out, &g->pages[pfn], PAGE_BYTES);
+    vmc_page_encrypt(g->domain, &ticket, out);
+    vmc_page_end(g->domain, &ticket);
+    return true;
+}
+
+/* What dom0 carries away. */
+struct image {
+    Page *pages;
+    uint8_t *record;
+    size_t capacity, size;
+};
+
+static const uint8_t uuid[16] = "a guest's handle";
+static const uint8_t other_uuid[16] = "another's handle";
+
+static struct VmcFacts facts_of(const uint8_t *handle)
+{
+    struct VmcFacts facts = {
+        .pages = PAGES, .pfns = PAGES, .start_info = 7, .console = 8,
+        .store = 9, .vcpus = VCPUS, .vcpu_size = VCPU_SIZE,
+    };
+
+    memcpy(facts.uuid, handle, 16);
+    return facts;
+}
+
+static Verdict seal(struct guest *g, struct image *image)
+{
+    struct VmcFacts facts = facts_of(uuid);
+
+    memset(image->record + VMC_RECORD_STATES, 0xc3, VCPUS * VCPU_SIZE);
+    return vmc_record_seal(g->domain, &facts, image->record, image->capacity,
+                           &image->size);
+}
+
+/* Restore an image into a new domain; 0 if everything in it held. */
+static Verdict restore(const struct image *image, const uint8_t *handle,
+                       size_t size, int wrong_pfn, const struct guest *same_as)
+{
+    struct guest g = create();
+    uint8_t *record = malloc(size ? size : 1);
+    uint64_t *plain = calloc(WORDS, 8);
+    struct VmcFacts facts;
+    Verdict verdict;
+
+    memcpy(record, image->record, size);
+    memcpy(g.pages, image->pages, PAGES * PAGE_BYTES);
+    verdict = vmc_record_open(g.domain, (const uint8_t (*)[16])handle, record, size, &facts);
+    if ( !verdict )
+        verdict = vmc_record_plain(record, size, plain, WORDS);
+    if ( !verdict )
+    {
+        for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
+            if ( !(plain[pfn / 64] >> (pfn % 64) & 1) )
+                vmc_page_restore(g.domain, (const SessionId *)&facts.session,
+                                 (int)pfn == wrong_pfn ? pfn ^ 1 : pfn, &g.pages[pfn]);
+        if ( same_as )
+        {
+            CHECK("restored memory is the exported memory",
+                  !memcmp(g.pages, same_as->pages, PAGES * PAGE_BYTES));
+            CHECK("vCPU states come back",
+                  record[VMC_RECORD_STATES] == 0xc3 &&
+                  record[VMC_RECORD_STATES + VCPUS * VCPU_SIZE - 1] == 0xc3);
+            CHECK("facts come back",
+                  facts.start_info == 7 && facts.console == 8 &&
+                  facts.store == 9 && facts.vcpus == VCPUS && facts.pages == PAGES);
+        }
+        verdict = vmc_record_verify(g.domain, record, size);
+    }
+    free(plain);
+    free(record);
+    destroy(&g);
+    return verdict;
+}
+
+static void maps(struct guest *g)
+{
+    uint32_t view = ~0u;
+
+    CHECK("private page: cipher view",
+          !vmc_map_judge(g->domain, VMC_FRAME_ORDINARY, false, true, &view) &&
+          view == VMC_VIEW_CIPHER);
+    CHECK("writable map is refused",
+          vmc_map_judge(g->domain, VMC_FRAME_ORDINARY, true, true, &view));
+    CHECK("uncached map is refused",
+          vmc_map_judge(g->domain, VMC_FRAME_ORDINARY, false, false, &view));
+    CHECK("an unknown kind of frame is private",
+          !vmc_map_judge(g->domain, 12345, false, true, &view) && view == VMC_VIEW_CIPHER);
+}
+
+static void cycle(uint32_t backend)
+{
+    struct guest g = create();
+    struct image image = { .pages = calloc(PAGES, PAGE_BYTES) };
+    Page again;
+    struct VmcTicket ticket;
+
+    CHECK("the host draws its key", vmc_host_init(backend) == 0);
+    for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
+        memset(&g.pages[pfn], 'A' + pfn % 26, PAGE_BYTES);
+    for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
+        if ( is_plain(pfn) )
+            vmc_plain_gain(g.domain, pfn, 2);
+
+    CHECK("life begins in Building", vmc_domain_state(g.domain) == BUILDING);
+    CHECK("no step from Building to Running", !vmc_domain_enter(g.domain, RUNNING));
+    CHECK("no unknown state", !vmc_domain_enter(g.domain, 77));
+    CHECK("sealing", vmc_domain_enter(g.domain, SEALING));
+    CHECK("running", vmc_domain_enter(g.domain, RUNNING));
+    maps(&g);
+    CHECK("suspended", vmc_domain_enter(g.domain, SUSPENDED));
+
+    image.capacity = vmc_record_capacity(g.domain, VCPUS, VCPU_SIZE);
+    image.record = calloc(1, image.capacity);
+    CHECK("no record before every page was exported", seal(&g, &image) != 0);
+    for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
+        if ( is_plain(pfn) )
+            memcpy(&image.pages[pfn], &g.pages[pfn], PAGE_BYTES);
+        else if ( !export_page(&g, pfn, &image.pages[pfn]) )
+            CHECK("page is exported", false);
+    CHECK("ciphertext shows nothing of the page",
+          !memmem(&image.pages[3], PAGE_BYTES, "DDDD", 4));
+    CHECK("equal pages differ in ciphertext", memcmp(&image.pages[0], &image.pages[26], PAGE_BYTES));
+    CHECK("a page exported twice looks the same",
+          export_page(&g, 3, &again) && !memcmp(&again, &image.pages[3], PAGE_BYTES));
+    /* Neither reads nor writes beyond the tags, whatever number dom0 names. */
+    vmc_plain_gain(g.domain, PAGES + 1000, 2);
+    vmc_plain_lose(g.domain, ~0ull, 2);
+    vmc_page_forget(g.domain, ~0ull);
+    CHECK("a page that does not exist is not plain", !vmc_plain_has(g.domain, ~0ull));
+
+    CHECK("record is sealed", seal(&g, &image) == 0);
+    CHECK("record is known as one", vmc_record_is(image.record, image.size));
+    CHECK("nothing is known as a record", !vmc_record_is((const uint8_t *)"", 0));
+    CHECK("record fits", image.size <= image.capacity);
+    CHECK("vCPU states are not in clear",
+          !memmem(image.record, image.size, "\xc3\xc3\xc3\xc3\xc3\xc3", 6));
+
+    CHECK("restore", restore(&image, uuid, image.size, -1, &g) == 0);
+    CHECK("restore once more", restore(&image, uuid, image.size, -1, &g) == 0);
+    CHECK("another domain's record", restore(&image, other_uuid, image.size, -1, NULL) != 0);
+    for ( size_t size = 0; size < image.size; size += size < 200 ? 1 : 61 )
+        CHECK("truncated record", restore(&image, uuid, size, -1, NULL) != 0);
+    for ( size_t byte = 0; byte < image.size; byte++ )
+    {
+        image.record[byte] ^= 1u << byte % 8;
+        CHECK("one bit of the record changed",
+              restore(&image, uuid, image.size, -1, NULL) != 0);
+        image.record[byte] ^= 1u << byte % 8;
+    }
+    ((uint8_t *)&image.pages[17])[4095] ^= 0x80;
+    CHECK("one bit of a page changed", restore(&image, uuid, image.size, -1, NULL) != 0);
+    ((uint8_t *)&image.pages[17])[4095] ^= 0x80;
+    CHECK("a page at a wrong place", restore(&image, uuid, image.size, 17, NULL) != 0);
+    memcpy(&again, &image.pages[10], PAGE_BYTES);
+    memcpy(&image.pages[10], &image.pages[11], PAGE_BYTES);
+    CHECK("a page in two places", restore(&image, uuid, image.size, -1, NULL) != 0);
+    memcpy(&image.pages[10], &again, PAGE_BYTES);
+    CHECK("the good image still restores", restore(&image, uuid, image.size, -1, &g) == 0);
+
+    vmc_domain_enter(g.domain, RUNNING);
+    vmc_domain_enter(g.domain, SUSPENDED);
+    CHECK("after running on, the old session exports nothing", seal(&g, &image) != 0);
+    CHECK("a new session begins",
+          export_page(&g, 3, &again) && memcmp(&again, &image.pages[3], PAGE_BYTES));
+
+    {
+        bool later = false;
+
+        CHECK("a page in flight",
+              vmc_page_begin(g.domain, 4, false, &ticket, &later) == 0 && !later);
+        vmc_domain_enter(g.domain, RUNNING);
+        CHECK("keys do not change under a page in flight",
+              vmc_page_begin(g.domain, 5, false, &(struct VmcTicket){ 0 }, &later) == 0 && later);
+        vmc_page_encrypt(g.domain, &ticket, &again);
+        vmc_page_end(g.domain, &ticket);
+    }
+
+    CHECK("the host draws another key", vmc_host_init(backend) == 0);
+    CHECK("another boot's image", restore(&image, uuid, image.size, -1, NULL) != 0);
+    CHECK("dying", vmc_domain_enter(g.domain, DYING) && !vmc_domain_enter(g.domain, RUNNING));
+    destroy(&g);
+    free(image.pages);
+    free(image.record);
+    vmc_host_wipe();
+}
+
+static void texts(void)
+{
+    struct VmcDomain *domain = buffer(vmc_domain_size());
+    const uint8_t *text;
+
+    vmc_domain_init(domain);
+    for ( uint32_t refusal = 0; refusal < 300; refusal++ )
+    {
+        size_t len = vmc_refusal_text(refusal, &text);
+        int32_t errno_value = vmc_domain_refuse(domain, refusal);
+
+        CHECK("a refusal has an errno", errno_value > 0 && errno_value < 200);
+        for ( size_t i = 0; i < len; i++ )
+            CHECK("a refusal's text is printable", text[i] >= ' ' && text[i] < 127);
+    }
+    free(domain);
+}
+
+int main(void)
+{
+    backend_name = "portable";
+    texts();
+    cycle(VMC_BACKEND_PORTABLE);
+    if ( __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul") )
+    {
+        backend_name = "AES-NI";
+        cycle(VMC_BACKEND_AESNI);
+    }
+    else
+        printf("SKIP  this CPU has no AES-NI\n");
+    printf("%u passed, %u failed\n", passed, failed);
+    return failed != 0;
+}
