@@ -1,12 +1,286 @@
 //! `cargo xtask test`.
 
-use anyhow::{Result, bail};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-/// Run everything that CI runs.
+use anyhow::{Context, Result, ensure};
+use vmcrypt_e2e::Options;
+use vmcrypt_host::{
+    Tally, cmd, paths,
+    progress::{Step, seconds},
+};
+use vmcrypt_testbed::Image;
+
+use crate::{
+    header, link_gate, lint,
+    xen::{self, Flavour},
+};
+
+mod harness;
+mod off;
+
+/// Run everything that CI runs
+///
+/// A section that fails does not stop those that do not need it. The last line counts the checks of all sections.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Leave out what boots Xen
+    #[arg(long)]
+    quick: bool,
+}
 
 /// Run the verb.
-pub fn run(_args: &Args) -> Result<()> {
-    bail!("not there yet")
+pub fn run(args: &Args) -> Result<()> {
+    let mut report = Report::default();
+    for section in SECTIONS {
+        report.run(section, args.quick);
+    }
+    let total = report.print();
+    if total.failed > 0 {
+        // The count is the last line; an error message would follow it.
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// A part of CI.
+struct Section {
+    name: &'static str,
+    /// Sections that must have passed for this one to make sense.
+    needs: &'static [&'static str],
+    /// Whether it boots virtual machines.
+    slow: bool,
+    run: fn() -> Result<Tally>,
+}
+
+const SECTIONS: &[Section] = &[
+    Section {
+        name: "lint",
+        needs: &[],
+        slow: false,
+        run: lint::all,
+    },
+    Section {
+        name: "header",
+        needs: &[],
+        slow: false,
+        run: || passed(header::run(&header::Args::default())),
+    },
+    Section {
+        name: "native tests",
+        needs: &[],
+        slow: false,
+        run: native,
+    },
+    Section {
+        name: "C harness",
+        needs: &[],
+        slow: false,
+        run: harness::run,
+    },
+    Section {
+        name: "link gate canaries",
+        needs: &[],
+        slow: false,
+        run: link_gate::self_test,
+    },
+    Section {
+        name: "stock Xen",
+        needs: &[],
+        slow: false,
+        run: || built(Flavour::Stock),
+    },
+    Section {
+        name: "Xen",
+        needs: &[],
+        slow: false,
+        run: || built(Flavour::Product),
+    },
+    Section {
+        name: "link gate",
+        needs: &["Xen"],
+        slow: false,
+        run: link_gate::gate,
+    },
+    Section {
+        name: "Xen with VMCRYPT=n",
+        needs: &["stock Xen"],
+        slow: false,
+        run: off::run,
+    },
+    Section {
+        name: "image",
+        needs: &[],
+        slow: true,
+        run: || passed(Image::ensure().map(drop)),
+    },
+    Section {
+        name: "e2e",
+        needs: &["stock Xen", "Xen", "image"],
+        slow: true,
+        run: e2e,
+    },
+];
+
+/// What came out of the sections so far.
+#[derive(Default)]
+struct Report {
+    lines: Vec<(&'static str, Tally, Duration)>,
+    failed: BTreeSet<&'static str>,
+}
+
+impl Report {
+    fn run(&mut self, section: &Section, quick: bool) {
+        let start = Instant::now();
+        println!("\n== {}", section.name);
+        let broken = section.needs.iter().find(|name| self.failed.contains(**name));
+        let tally = match broken {
+            Some(name) => {
+                println!("SKIP  it needs the section \"{name}\", which failed");
+                self.failed.insert(section.name);
+                Tally::SKIP
+            }
+            None if section.slow && quick => {
+                println!("SKIP  --quick");
+                Tally::SKIP
+            }
+            None => (section.run)().unwrap_or_else(|error| {
+                println!("FAIL  {error:#}");
+                Tally::FAIL
+            }),
+        };
+        if tally.failed > 0 {
+            self.failed.insert(section.name);
+        }
+        self.lines.push((section.name, tally, start.elapsed()));
+    }
+
+    /// The table of sections; its last line is the total.
+    fn print(&self) -> Tally {
+        println!();
+        for (name, tally, time) in &self.lines {
+            println!("{name:<24}{:>14}   {tally}", seconds(*time));
+        }
+        let total = self.lines.iter().map(|(_, tally, _)| *tally).sum();
+        println!("{total}");
+        total
+    }
+}
+
+fn passed(result: Result<()>) -> Result<Tally> {
+    result.map(|()| Tally::PASS)
+}
+
+fn built(flavour: Flavour) -> Result<Tally> {
+    passed(xen::build(flavour).map(drop))
+}
+
+fn native() -> Result<Tally> {
+    let step = Step::new("cargo test");
+    let log = paths::target_subdir("test")?.join("native.log");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .current_dir(paths::workspace_root());
+    let verdict = cmd::logged(&mut cargo, &log, &step);
+    let tally = count(&log)?;
+    match verdict {
+        Ok(()) => step.done(tally.to_string()),
+        Err(error) => {
+            let text = fs::read_to_string(&log)?;
+            text.lines()
+                .filter(|line| line.ends_with("... FAILED"))
+                .for_each(|line| println!("FAIL  {line}"));
+            // When nothing ran, or everything that ran passed, it is the build that failed.
+            ensure!(tally.failed > 0, error);
+        }
+    }
+    Ok(tally)
+}
+
+/// Count the verdicts that cargo's test programs wrote.
+fn count(log: &Path) -> Result<Tally> {
+    let text = fs::read_to_string(log).with_context(|| format!("cannot read {}", paths::short(log)))?;
+    let number = |line: &str, what: &str| -> usize {
+        let part = line.split([';', '.']).find(|part| part.trim().ends_with(what));
+        part.and_then(|part| part.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0)
+    };
+    let results = text.lines().filter(|line| line.starts_with("test result:"));
+    Ok(results
+        .map(|line| Tally {
+            passed: number(line, " passed"),
+            failed: number(line, " failed"),
+            skipped: number(line, " ignored"),
+        })
+        .sum())
+}
+
+fn e2e() -> Result<Tally> {
+    let options = Options {
+        stock: Flavour::Stock.dir().join("xen"),
+        vmcrypt: Flavour::Product.dir().join("xen"),
+        echo: false,
+    };
+    vmcrypt_e2e::run(&vmcrypt_e2e::select(&[])?, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_counted() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let text = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.02s\n\
+                    test result: FAILED. 12 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s\n";
+        fs::write(log.path(), text).unwrap();
+        assert_eq!(
+            count(log.path()).unwrap(),
+            Tally {
+                passed: 15,
+                failed: 2,
+                skipped: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_section_whose_ground_is_missing_is_skipped() {
+        let mut report = Report::default();
+        let fails = Section {
+            name: "a",
+            needs: &[],
+            slow: false,
+            run: || anyhow::bail!("broken"),
+        };
+        let needs = Section {
+            name: "b",
+            needs: &["a"],
+            slow: false,
+            run: || Ok(Tally::PASS),
+        };
+        let stands = Section {
+            name: "c",
+            needs: &[],
+            slow: false,
+            run: || Ok(Tally::PASS),
+        };
+        for section in [&fails, &needs, &stands] {
+            report.run(section, false);
+        }
+        assert_eq!(
+            report.print(),
+            Tally {
+                passed: 1,
+                failed: 1,
+                skipped: 1
+            }
+        );
+    }
 }
