@@ -5,10 +5,13 @@
  * both. Compiled with AddressSanitizer; every buffer has its exact size, so
  * that one byte read or written beyond its end is seen.
  */
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Xen has this from its own headers. */
+#define PAGE_SIZE 4096
 #include "xen/vmcrypt-rust.h"
 
 #define PAGES 96
