@@ -1,6 +1,6 @@
 //! A guest's memory as a curious administrator of dom0 sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
@@ -46,7 +46,7 @@ pub struct Report {
     pub first_other: Vec<Frame>,
     /// What was searched for, and found.
     pub needles: Tally,
-    /// The guest's pages in the order of their frames.
+    /// The guest's pages, in the order in which it counts them.
     #[serde(serialize_with = "as_runs")]
     pub map: MemoryMap,
 }
@@ -60,33 +60,36 @@ fn as_runs<S: serde::Serializer>(map: &MemoryMap, out: S) -> Result<S::Ok, S::Er
 pub struct Manner {
     /// Ask for writable maps. Nothing is written.
     pub writable: bool,
-    /// Try every frame of the machine as the guest's, not only those that Xen says are.
+    /// Try every frame of the machine as the guest's, not only those that its P2M table names.
     ///
     /// This is the strongest attack by maps alone, as it trusts no table, and finds the pages that Xen allocated for
     /// the guest too. It is slow, and Xen may log each frame that is not the guest's.
     pub every_frame: bool,
 }
 
-/// Maps the guest's frames below `limit`, and reads what it gets. `progress` is told how many frames were passed.
+/// Maps the guest's frames and reads what it gets. `progress` is told how many frames are done, and of how many.
 pub fn sweep(
     xen: &Privcmd,
     domain: &Domain,
-    limit: u64,
     needles: &Needles,
     manner: Manner,
-    mut progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, Error> {
-    let known = Known::ask(xen, domain, limit);
+    let listed: Vec<Frame> = xen::frames(xen, domain)?.into_iter().flatten().collect();
+    let known = Known::ask(xen, domain, &listed);
+    let frames: Vec<Frame> = match manner.every_frame {
+        true => (0..xen::frame_limit(xen, domain)?).map(Frame).collect(),
+        false => listed
+            .into_iter()
+            .filter(|&frame| known.kind(frame) != PageType::Invalid)
+            .collect(),
+    };
     let mut report = Report::default();
     let mut search = Search::new(needles);
     let mut rings = Vec::new();
     let mut seen = Vec::new();
-    let frames: Vec<Frame> = (0..limit)
-        .map(Frame)
-        .filter(|&frame| manner.every_frame || known.kind(frame) != PageType::Invalid)
-        .collect();
     for batch in frames.chunks(BATCH) {
-        progress(batch[0].0);
+        progress(report.frames_tried, frames.len() as u64);
         let map = xen.map_foreign(domain.id, batch, manner.writable)?;
         report.frames_tried += batch.len() as u64;
         for (i, &frame) in batch.iter().enumerate() {
@@ -163,17 +166,17 @@ enum Class {
 /// What Xen tells about the guest's frames. A hypervisor that keeps it to itself is swept all the same.
 struct Known {
     pv: bool,
-    kinds: Vec<PageType>,
+    kinds: HashMap<Frame, PageType>,
     descriptors: Vec<Frame>,
 }
 
 impl Known {
-    fn ask(xen: &Privcmd, domain: &Domain, limit: u64) -> Self {
-        let mut kinds = Vec::new();
-        for start in (0..limit).step_by(BATCH) {
-            let frames: Vec<Frame> = (start..limit.min(start + BATCH as u64)).map(Frame).collect();
-            let types = xen::page_types(xen, domain.id, &frames);
-            kinds.extend(types.unwrap_or_else(|_| vec![PageType::Unknown; frames.len()]));
+    fn ask(xen: &Privcmd, domain: &Domain, frames: &[Frame]) -> Self {
+        let mut kinds = HashMap::new();
+        for batch in frames.chunks(BATCH) {
+            let types = xen::page_types(xen, domain.id, batch);
+            let types = types.unwrap_or_else(|_| vec![PageType::Unknown; batch.len()]);
+            kinds.extend(batch.iter().copied().zip(types));
         }
         let pv = !domain.hvm;
         let vcpus = if pv { domain.vcpus } else { 0 };
@@ -190,10 +193,7 @@ impl Known {
     }
 
     fn kind(&self, frame: Frame) -> PageType {
-        let at = usize::try_from(frame.0).ok();
-        at.and_then(|at| self.kinds.get(at))
-            .copied()
-            .unwrap_or(PageType::Invalid)
+        self.kinds.get(&frame).copied().unwrap_or(PageType::Invalid)
     }
 
     fn judge(&self, frame: Frame, page: &[u8; PAGE]) -> Class {
@@ -222,9 +222,9 @@ mod tests {
 
     #[test]
     fn pages_in_clear_are_explained_or_not() {
-        let mut kinds = vec![PageType::Data; 1000];
-        kinds[5] = PageType::PageTable(1);
-        kinds[6] = PageType::Invalid;
+        let mut kinds: HashMap<Frame, PageType> = (0..1000).map(|n| (Frame(n), PageType::Data)).collect();
+        kinds.insert(Frame(5), PageType::PageTable(1));
+        kinds.insert(Frame(6), PageType::Invalid);
         let known = Known {
             pv: true,
             kinds,

@@ -21,7 +21,7 @@ impl fmt::Display for DomId {
 }
 
 /// Number by which a domain's page is mapped: a machine frame for a PV guest, a guest frame for any other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Frame(pub u64);
 
 /// Frames that Linux and Xen take in one go.
@@ -38,6 +38,8 @@ pub struct Domain {
     pub hvm: bool,
     /// In `xl list`'s letters: running, blocked, paused, shut down, dying.
     pub state: &'static str,
+    /// By which its `shared_info` is mapped.
+    pub shared_info: Frame,
     /// Its vCPUs.
     pub vcpus: u32,
     /// Its handle.
@@ -83,6 +85,27 @@ pub fn frame_limit(xen: &Privcmd, domain: &Domain) -> Result<u64, Error> {
         &[XENMEM_MAXIMUM_GPFN, call.address()],
     )?;
     Ok(last + 1)
+}
+
+/// The frames of a domain, by PFN; `None` where it has none.
+///
+/// Of a PV guest they come from its own P2M table. To ask Xen about each frame of the machine is no alternative by
+/// default: it writes a line to its log for each that is another's. Without a P2M (a guest that has just been
+/// created), this is what is left.
+pub fn frames(xen: &Privcmd, domain: &Domain) -> Result<Vec<Option<Frame>>, Error> {
+    let limit = frame_limit(xen, domain)?;
+    let read = |frame| xen.map_foreign(domain.id, &[frame], false).ok()?.page(0);
+    let p2m = match domain.hvm {
+        true => None,
+        false => read(domain.shared_info).and_then(|page| pv::p2m(&page, |frame| read(Frame(frame)))),
+    };
+    Ok(match p2m {
+        Some(p2m) => p2m
+            .into_iter()
+            .map(|mfn| (mfn < limit).then_some(Frame(mfn)))
+            .collect(),
+        None => (0..limit).map(|frame| Some(Frame(frame))).collect(),
+    })
 }
 
 /// What Xen uses a page for.
@@ -202,11 +225,12 @@ pub mod domctl {
 
 /// `struct xen_domctl_getdomaininfo`
 mod row {
-    use super::{Buffer, DomId, Domain};
+    use super::{Buffer, DomId, Domain, Frame};
 
     pub const BYTES: usize = 112;
     const FLAGS: usize = 4;
     const TOT_PAGES: usize = 8;
+    const SHARED_INFO_FRAME: usize = 48;
     const MAX_VCPU_ID: usize = 68;
     const HANDLE: usize = 76;
 
@@ -229,6 +253,7 @@ mod row {
                 .into_iter()
                 .find(|&(n, _)| bit(n))
                 .map_or("idle", |(_, name)| name),
+            shared_info: Frame(rows.get(at + SHARED_INFO_FRAME)),
             // All ones if there is none.
             vcpus: rows.get::<u32>(at + MAX_VCPU_ID).wrapping_add(1),
             uuid: super::uuid(handle),

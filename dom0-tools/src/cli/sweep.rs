@@ -19,7 +19,7 @@ pub struct Sweep {
     /// Map the pages writable (nothing is written)
     #[arg(long)]
     writable: bool,
-    /// Try every frame of the machine, not only those that Xen says are the guest's; slow
+    /// Try every frame of the machine, not only those in the guest's P2M; slow
     #[arg(long)]
     every_frame: bool,
     #[command(flatten)]
@@ -34,8 +34,7 @@ impl Sweep {
         if domain.id.0 == 0 {
             bail!("domain 0 is dom0 itself: it sees its own memory without any map");
         }
-        let limit = xen::frame_limit(&xen, &domain)?;
-        let bar = ProgressBar::new(limit).with_style(
+        let bar = ProgressBar::new(domain.pages).with_style(
             ProgressStyle::with_template("frames {bar:40} {human_pos}/{human_len} {eta}")
                 .expect("a valid template"),
         );
@@ -43,13 +42,16 @@ impl Sweep {
             writable: self.writable,
             every_frame: self.every_frame,
         };
-        let report = sweep::sweep(&xen, &domain, limit, &needles, manner, |n| bar.set_position(n))?;
+        let report = sweep::sweep(&xen, &domain, &needles, manner, |done, all| {
+            bar.set_length(all);
+            bar.set_position(done);
+        })?;
         bar.finish_and_clear();
 
         if self.common.json {
             print_json(&report)?;
         } else {
-            print(&domain, limit, &report);
+            print(&domain, &report);
         }
         self.common
             .draw(&format!("domain {} from dom0", domain.id), &report.map)?;
@@ -66,14 +68,14 @@ pub fn find(xen: &Privcmd, id: u16) -> Result<Domain> {
         .with_context(|| format!("no domain {id}; `xl list` shows: {}", ids.join(", ")))
 }
 
-fn print(domain: &Domain, limit: u64, report: &Report) {
+fn print(domain: &Domain, report: &Report) {
     let guest = if domain.hvm { "fully virtualised" } else { "PV" };
     println!(
         "domain      {} ({guest}, {}), {} pages",
         domain.id, domain.state, domain.pages
     );
     println!(
-        "frames      {} of {limit} tried, {} mapped and read",
+        "frames      {} tried, {} mapped and read",
         report.frames_tried, report.mapped
     );
     for (&errno, count) in &report.refused {
