@@ -21,9 +21,12 @@ pub fn run(_args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Returns what it found.
+type Check = fn() -> Result<Vec<String>>;
+
 /// Run every lint and count the verdicts.
 pub fn all() -> Result<Tally> {
-    let checks: [(&str, fn() -> Result<Vec<String>>); 4] = [
+    let checks: [(&str, Check); 4] = [
         ("rustfmt", rustfmt),
         ("clippy", clippy),
         ("patches", patches::findings),
