@@ -220,8 +220,10 @@ fn arguments(image: &Image, boot: &Boot, log: &Path, out: &Path, sockets: &Path)
             format!("stdio,id=com1,signal=off,logfile={}", text(log))
         }
     };
+    // Without eager FPU switching, TCG lets a vCPU run with another's vector registers, on stock Xen as well: memory
+    // of dom0's programs gets corrupted, and register checks fail.
     let xen = format!(
-        "console=com1 com1=115200,8n1 loglvl=all noreboot sync_console cpuidle=0 \
+        "console=com1 com1=115200,8n1 loglvl=all noreboot sync_console cpuidle=0 spec-ctrl=eager-fpu \
          dom0_mem=900M,max:900M {}",
         boot.xen_arguments
     );

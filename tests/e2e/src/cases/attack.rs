@@ -157,7 +157,7 @@ fn noise(dom0: &mut Dom0) -> Result<String, Problem> {
     let log = dom0.xen_log()?;
     let lines = log
         .lines()
-        .filter(|line| line.to_lowercase().contains("vmcrypt"))
+        .filter(|line| line.contains("VMCrypt: d"))
         .count();
     demand!(lines > 0, "Xen's log does not mention any refusal");
     demand!(
