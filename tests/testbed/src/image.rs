@@ -58,6 +58,7 @@ impl Image {
     /// Builds whatever is missing or older than its inputs.
     pub fn ensure() -> Result<Image> {
         hostpkg::ensure(HOST_PACKAGES)?;
+        let _lock = paths::lock("testbed")?;
         let image = Image {
             dir: paths::target_subdir("testbed")?,
         };
