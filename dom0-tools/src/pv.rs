@@ -39,15 +39,22 @@ pub fn rings(start_info: &[u8; PAGE]) -> [u64; 2] {
     [STORE_MFN, CONSOLE_MFN].map(|at| le64(start_info, at).unwrap_or(u64::MAX))
 }
 
-/// Whether every entry of a page is a frame of the guest's, an identity mapping of Linux, or none at all.
+/// Whether every entry of a page is a frame of the guest's, Linux's identity mapping of its own place, or none at all:
+/// such a page tells nobody anything.
 pub fn is_p2m(page: &[u8; PAGE], owned: impl Fn(u64) -> bool) -> bool {
     const IDENTITY: u64 = 1 << 62;
-    page.as_chunks::<8>()
-        .0
+    let mut base = None;
+    let (entries, _) = page.as_chunks::<8>();
+    entries
         .iter()
         .map(|entry| u64::from_le_bytes(*entry))
-        .all(|entry| {
-            entry == u64::MAX || owned(entry) || (entry & IDENTITY != 0 && entry & !IDENTITY < 1 << 40)
+        .zip(0..)
+        .all(|(entry, place)| {
+            let identity = entry & IDENTITY != 0 && {
+                let first = (entry & !IDENTITY).wrapping_sub(place);
+                first % ENTRIES == 0 && *base.get_or_insert(first) == first
+            };
+            entry == u64::MAX || identity || owned(entry)
         })
 }
 
@@ -128,6 +135,32 @@ mod tests {
             shared_info[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
         (memory, shared_info)
+    }
+
+    #[test]
+    fn a_p2m_page_has_room_for_nothing_else() {
+        let page = |entry: &dyn Fn(u64) -> u64| {
+            let mut page = [0; PAGE];
+            for (chunk, i) in page.as_chunks_mut::<8>().0.iter_mut().zip(0..) {
+                *chunk = entry(i).to_le_bytes();
+            }
+            page
+        };
+        let owned = |mfn| (1000..2000).contains(&mfn);
+        assert!(is_p2m(&page(&|i| 1000 + i), owned));
+        assert!(is_p2m(&page(&|_| u64::MAX), owned));
+        assert!(is_p2m(&page(&|i| 1 << 62 | (5120 + i)), owned));
+        assert!(is_p2m(&page(&|i| if i < 9 { 1234 } else { 1 << 62 | i }), owned));
+        assert!(!is_p2m(&page(&|i| 1600 + i), owned), "a frame of somebody else's");
+        assert!(
+            !is_p2m(&page(&|i| 1 << 62 | (5121 + i)), owned),
+            "an identity of another place"
+        );
+        assert!(
+            !is_p2m(&page(&|i| 1 << 62 | (512 * i + i)), owned),
+            "several bases"
+        );
+        assert!(!is_p2m(&[b'x'; PAGE], owned));
     }
 
     #[test]
