@@ -11,7 +11,7 @@ use object::{File, Object, ObjectSection, ObjectSymbol};
 use vmcrypt_host::{Tally, cmd, paths};
 
 use crate::xen::{
-    Flavour, patches_dir,
+    Flavour,
     rust::{Part, exports_of},
 };
 
@@ -20,7 +20,7 @@ mod code;
 mod rules;
 
 use checks::{CHECKS, Check, On};
-use rules::Rules;
+pub use rules::Rules;
 
 /// Check the linked hypervisor for code that must not be in it
 #[derive(clap::Args, Default)]
@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Run every check on what `cargo xtask xen` built.
 pub fn gate() -> Result<Tally> {
-    let rules = Rules::read(&patches_dir().join("LINK-GATE"))?;
+    let rules = Rules::of_the_project()?;
     let read = |path: &Path| {
         fs::read(path)
             .with_context(|| format!("cannot read {}; run `cargo xtask xen` first", paths::short(path)))

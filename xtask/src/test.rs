@@ -22,7 +22,6 @@ use crate::{
 };
 
 mod harness;
-mod off;
 
 /// Run everything that CI runs
 ///
@@ -111,7 +110,7 @@ const SECTIONS: &[Section] = &[
         name: "Xen with VMCRYPT=n",
         needs: &["stock Xen"],
         slow: false,
-        run: off::run,
+        run: xen::off::run,
     },
     Section {
         name: "image",

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use vmcrypt_host::{cmd, hostpkg, paths, progress::Step};
 
 mod kconfig;
+pub mod off;
 mod pin;
 pub mod rust;
 pub mod tree;
@@ -26,7 +27,7 @@ pub struct Args {
     /// Build with Xen's own assertions and VMCrypt's oracle, into target/xen-debug
     #[arg(long, conflicts_with = "kconfig_off")]
     debug: bool,
-    /// Build the patched source with VMCRYPT=n, into target/xen-off
+    /// Build the patched source with VMCRYPT=n, into target/xen-off, and compare its code with stock Xen's
     #[arg(long)]
     kconfig_off: bool,
 }
@@ -88,6 +89,14 @@ pub fn run(args: &Args) -> Result<()> {
         } => Flavour::Off,
         _ => Flavour::Product,
     };
+    if flavour == Flavour::Off {
+        let tally = off::run()?;
+        ensure!(
+            tally.failed == 0,
+            "with VMCRYPT=n the patched source is not Xen again"
+        );
+        return Ok(());
+    }
     let dir = build(flavour)?;
     println!(
         "{} and {}",

@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use vmcrypt_host::paths;
+
+use crate::xen::patches_dir;
 
 /// Contents of `xen-patches/LINK-GATE`.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Rules {
     pub undefined: BTreeSet<String>,
     /// Panicking functions that may be reached.
     pub panics: BTreeSet<String>,
+    /// Functions of Xen whose code differs from stock when the option is off.
+    pub off: BTreeSet<String>,
     /// Largest stack frame of one function.
     pub frame: u64,
     /// Largest size of each section.
@@ -23,8 +26,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Read the file.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// Read the project's own.
+    pub fn of_the_project() -> Result<Self> {
+        let path = &patches_dir().join("LINK-GATE");
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", paths::short(path)))?;
         Self::parse(&text).with_context(|| format!("in {}", paths::short(path)))
     }
@@ -53,6 +57,7 @@ impl Rules {
             match kind {
                 "undefined" => drop(rules.undefined.insert(value.to_owned())),
                 "panic" => drop(rules.panics.insert(value.to_owned())),
+                "off" => drop(rules.off.insert(value.to_owned())),
                 "frame" => rules.frame = number(value)?,
                 "section" => {
                     let (name, size) = value
@@ -61,7 +66,7 @@ impl Rules {
                     rules.sections.insert(name.to_owned(), number(size)?);
                 }
                 _ => bail!(
-                    "`{line}`: {kind} is no kind of rule; there are undefined, panic, frame and section"
+                    "`{line}`: {kind} is no kind of rule; there are undefined, panic, off, frame and section"
                 ),
             }
         }
