@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn bad_patches_are_told() {
-        assert_eq!(patch("subject only\n\ndiff\n").len(), 1);
+        assert_eq!(patch("subject only\n\n--- a/f\n").len(), 1);
         let signed = [
             "x86: hook\n\nBecause.\nSigned-off-",
             "by: A <a@example.org>\n--- a/f\n",
