@@ -88,15 +88,19 @@ pub extern "C" fn vmc_domain_size() -> usize {
 pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
     // SAFETY: by the caller's promise.
     let slot = unsafe { &mut *domain.cast::<MaybeUninit<VmcDomain>>() };
-    slot.write(VmcDomain {
-        control: Domain::new(),
-        keys: SessionKeys::empty(),
-        restored: SetHash::EMPTY,
-        plain: ptr::null(),
-        exported: ptr::null(),
-        tags: ptr::null_mut(),
-        pfns: 0,
-    });
+    slot.write(
+        const {
+            VmcDomain {
+                control: Domain::new(),
+                keys: SessionKeys::empty(),
+                restored: SetHash::EMPTY,
+                plain: ptr::null(),
+                exported: ptr::null(),
+                tags: ptr::null_mut(),
+                pfns: 0,
+            }
+        },
+    );
 }
 
 /// Wipes every key of the domain. The memory may be freed afterwards.

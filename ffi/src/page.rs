@@ -193,6 +193,7 @@ mod simd {
     use super::{Page, PageTag, Tweak};
     use vmcrypt_core::cipher::PageKey;
 
+    /// cbindgen:ignore
     unsafe extern "C" {
         pub fn vmc_simd_page_encrypt(
             key: *const PageKey,

@@ -55,11 +55,7 @@ pub unsafe extern "C" fn vmc_plain_has(domain: *mut VmcDomain, pfn: u64) -> bool
 /// # Safety
 /// `leaf` holds 512 entries that do not change during the call; `m2p` holds `mfns` entries.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_p2m_is_leaf(
-    leaf: *const [u64; LEAF_ENTRIES],
-    m2p: *const u64,
-    mfns: u64,
-) -> bool {
+pub unsafe extern "C" fn vmc_p2m_is_leaf(leaf: *const u64, m2p: *const u64, mfns: u64) -> bool {
     // SAFETY: by the caller's promise.
     let (leaf, m2p) = unsafe {
         (

@@ -31,6 +31,12 @@ pub struct VmcFacts {
     pub console: u64,
     /// Xenstore ring.
     pub store: u64,
+    /// Root of the page tables in which the P2M is mapped.
+    pub p2m_root: u64,
+    /// Guest virtual address of the P2M.
+    pub p2m_address: u64,
+    /// The P2M covers PFNs below this number.
+    pub p2m_end: u64,
     /// Number of vCPU states.
     pub vcpus: u32,
     /// Bytes of one vCPU state.
@@ -94,6 +100,9 @@ fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<u
         start_info: Pfn(facts.start_info),
         console: Pfn(facts.console),
         store: Pfn(facts.store),
+        p2m_root: Pfn(facts.p2m_root),
+        p2m_address: facts.p2m_address,
+        p2m_end: facts.p2m_end,
         private: digest,
         vcpus: facts.vcpus,
         vcpu_size: facts.vcpu_size,
@@ -133,8 +142,14 @@ pub unsafe extern "C" fn vmc_record_open(
     facts: *mut VmcFacts,
 ) -> Verdict {
     // SAFETY: by the caller's promise.
-    let (domain, uuid, buffer, out) =
-        unsafe { (locked(domain), &*uuid, slice::from_raw_parts_mut(buffer, len), &mut *facts) };
+    let (domain, uuid, buffer, out) = unsafe {
+        (
+            locked(domain),
+            &*uuid,
+            slice::from_raw_parts_mut(buffer, len),
+            &mut *facts,
+        )
+    };
     verdict(open(domain, uuid, buffer).map(|facts| *out = facts))
 }
 
@@ -164,6 +179,9 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
         start_info: facts.start_info.0,
         console: facts.console.0,
         store: facts.store.0,
+        p2m_root: facts.p2m_root.0,
+        p2m_address: facts.p2m_address,
+        p2m_end: facts.p2m_end,
         vcpus: facts.vcpus,
         vcpu_size: facts.vcpu_size,
         session: header.session,

@@ -22,6 +22,7 @@ pub enum PlainClass {
 
 impl PlainClass {
     /// Every class, in numeric order.
+    /// cbindgen:ignore
     pub const ALL: [Self; 7] = [
         Self::SharedInfo,
         Self::GrantTable,

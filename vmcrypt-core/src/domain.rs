@@ -9,9 +9,9 @@ use crate::ids::SessionId;
 use crate::sethash::SetHash;
 use crate::{Pfn, PfnSet, PlainClass, Refusal, State};
 
-/// Pages that one session may encrypt: 2^36 pages of 2^8 blocks stay far below the bound at which
+/// Pages that one session may encrypt: 2^32 pages of 2^8 blocks stay far below 2^44 blocks, at which
 /// a wide-block cipher under one key should be given a new one (`docs/CRYPTO.md`).
-const SESSION_PAGES: u64 = 1 << 36;
+const SESSION_PAGES: u64 = 1 << 32;
 
 /// What a domain exports between two rekeyings.
 #[derive(Debug)]

@@ -57,6 +57,12 @@ pub struct Facts {
     pub console: Pfn,
     /// Xenstore ring.
     pub store: Pfn,
+    /// Root of the page tables in which the P2M is mapped.
+    pub p2m_root: Pfn,
+    /// Guest virtual address of the P2M.
+    pub p2m_address: u64,
+    /// The P2M covers PFNs below this number.
+    pub p2m_end: u64,
     /// Digest of all private pages.
     pub private: SetHash,
     /// Number of vCPU states.
@@ -127,6 +133,9 @@ impl Facts {
         w.u64(self.start_info.0)?;
         w.u64(self.console.0)?;
         w.u64(self.store.0)?;
+        w.u64(self.p2m_root.0)?;
+        w.u64(self.p2m_address)?;
+        w.u64(self.p2m_end)?;
         w.bytes(&self.private.to_bytes())?;
         w.u32(self.vcpus)?;
         w.u32(self.vcpu_size)?;
@@ -153,6 +162,9 @@ impl Facts {
                 start_info: Pfn(r.u64()?),
                 console: Pfn(r.u64()?),
                 store: Pfn(r.u64()?),
+                p2m_root: Pfn(r.u64()?),
+                p2m_address: r.u64()?,
+                p2m_end: r.u64()?,
                 private: SetHash::from_bytes(&r.array()?),
                 vcpus: r.u32()?,
                 vcpu_size: r.u32()?,

@@ -89,6 +89,36 @@
 #define VMC_RECORD_STATES 192
 
 /**
+ * Life of a protected domain.
+ */
+typedef enum VmcState {
+  /**
+   * dom0 loads it; no guest secret exists yet.
+   */
+  VMC_STATE_BUILDING = 1,
+  /**
+   * First unpause: verification and decryption are under way.
+   */
+  VMC_STATE_SEALING = 2,
+  /**
+   * It runs, or may run at any time.
+   */
+  VMC_STATE_RUNNING = 3,
+  /**
+   * It suspended itself; its session may be exported.
+   */
+  VMC_STATE_SUSPENDED = 4,
+  /**
+   * It is being destroyed.
+   */
+  VMC_STATE_DYING = 5,
+  /**
+   * Verification failed; it never runs.
+   */
+  VMC_STATE_REFUSED = 6,
+} VmcState;
+
+/**
  * Reason for which dom0 sees a page in clear. Everything else is private.
  */
 typedef enum VmcClass {
@@ -121,36 +151,6 @@ typedef enum VmcClass {
    */
   VMC_CLASS_RING = 6,
 } VmcClass;
-
-/**
- * Life of a protected domain.
- */
-typedef enum VmcState {
-  /**
-   * dom0 loads it; no guest secret exists yet.
-   */
-  VMC_STATE_BUILDING = 1,
-  /**
-   * First unpause: verification and decryption are under way.
-   */
-  VMC_STATE_SEALING = 2,
-  /**
-   * It runs, or may run at any time.
-   */
-  VMC_STATE_RUNNING = 3,
-  /**
-   * It suspended itself; its session may be exported.
-   */
-  VMC_STATE_SUSPENDED = 4,
-  /**
-   * It is being destroyed.
-   */
-  VMC_STATE_DYING = 5,
-  /**
-   * Verification failed; it never runs.
-   */
-  VMC_STATE_REFUSED = 6,
-} VmcState;
 
 /**
  * Reason for which an operation was refused. The numeric value is stable within one
@@ -394,45 +394,6 @@ typedef struct VmcTicket {
 typedef uint8_t Page[PAGE_SIZE];
 
 /**
- * What AES works on.
- */
-typedef uint8_t Block[16];
-
-/**
- * An expanded AES-256 key, in both forms in use: in the standard's order for AES-NI, and
- * bit-sliced. Filled in place, wiped on drop.
- */
-typedef struct AesKey {
-  Block rounds[ROUND_KEYS];
-  /**
-   * All four blocks share a key, so each nibble of a plane is 0 or 15 and four planes fit in a word.
-   */
-  uint64_t sliced[ROUND_KEYS][2];
-} AesKey;
-
-/**
- * A POLYVAL key: the powers h^1 to h^[`POWERS`] under POLYVAL's own product. Filled in place,
- * wiped on drop.
- */
-typedef struct HashKey {
-  uint64_t powers[POWERS][2];
-} HashKey;
-
-/**
- * All key material of the page cipher, expanded: one layout for every backend and both halves of the
- * library. Filled in place so that no copy stays behind on a stack; never cloned; wiped on drop.
- */
-typedef struct PageKey {
-  struct AesKey cipher;
-  struct AesKey tag;
-  struct HashKey hash;
-  /**
-   * HCTR2's L.
-   */
-  Block mask;
-} PageKey;
-
-/**
  * What a record says about its domain.
  */
 typedef struct VmcFacts {
@@ -461,6 +422,18 @@ typedef struct VmcFacts {
    */
   uint64_t store;
   /**
+   * Root of the page tables in which the P2M is mapped.
+   */
+  uint64_t p2m_root;
+  /**
+   * Guest virtual address of the P2M.
+   */
+  uint64_t p2m_address;
+  /**
+   * The P2M covers PFNs below this number.
+   */
+  uint64_t p2m_end;
+  /**
    * Number of vCPU states.
    */
   uint32_t vcpus;
@@ -473,11 +446,6 @@ typedef struct VmcFacts {
    */
   SessionId session;
 } VmcFacts;
-
-/**
- * Every class, in numeric order.
- */
-#define VmcClass_ALL { VmcClass_SharedInfo, VmcClass_GrantTable, VmcClass_PageTable, VmcClass_Descriptor, VmcClass_P2m, VmcClass_StartInfo, VmcClass_Ring, }
 
 /**
  * Bytes that Xen must provide for one domain, aligned to 16.
@@ -649,16 +617,6 @@ void vmc_page_restore(struct VmcDomain *domain,
                       uint64_t pfn,
                       Page *page);
 
-extern void vmc_simd_page_encrypt(const struct PageKey *key,
-                                  const struct Tweak *tweak,
-                                  Page *page,
-                                  PageTag *tag);
-
-extern void vmc_simd_page_decrypt(const struct PageKey *key,
-                                  const struct Tweak *tweak,
-                                  Page *page,
-                                  PageTag *tag);
-
 /**
  * Takes note that page `pfn` is of plain class `class` from now on.
  *
@@ -689,7 +647,7 @@ bool vmc_plain_has(struct VmcDomain *domain, uint64_t pfn);
  * # Safety
  * `leaf` holds 512 entries that do not change during the call; `m2p` holds `mfns` entries.
  */
-bool vmc_p2m_is_leaf(const uint64_t (*leaf)[LEAF_ENTRIES], const uint64_t *m2p, uint64_t mfns);
+bool vmc_p2m_is_leaf(const uint64_t *leaf, const uint64_t *m2p, uint64_t mfns);
 
 /**
  * Largest number of bytes that the domain's record can take.

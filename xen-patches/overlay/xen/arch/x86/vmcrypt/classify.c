@@ -132,17 +132,27 @@ static void unmark_p2m(struct vmcrypt_domain *vm)
         }
 }
 
-int vmcrypt_mark_p2m(struct vmcrypt_domain *vm)
+/* Where a running guest says that its P2M is. */
+struct p2m_place vmcrypt_p2m_place(const struct domain *d)
 {
-    const struct domain *d = vm->d;
     const struct arch_shared_info *arch = &d->shared_info->native.arch;
     unsigned long cr3 = ACCESS_ONCE(arch->p2m_cr3);
-    unsigned long va = ACCESS_ONCE(arch->p2m_vaddr);
-    unsigned long end = DIV_ROUND_UP(ACCESS_ONCE(arch->max_pfn), 512UL);
+
+    return (struct p2m_place){
+        .root = cr3 ? _mfn(xen_cr3_to_pfn(cr3)) : INVALID_MFN,
+        .va = ACCESS_ONCE(arch->p2m_vaddr),
+        .end = ACCESS_ONCE(arch->max_pfn),
+    };
+}
+
+int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at)
+{
+    const struct domain *d = vm->d;
+    unsigned long end = DIV_ROUND_UP(at.end, 512UL);
     void *scratch = vmcrypt_scratch();
     int rc = 0;
 
-    if ( !cr3 || !vm->leaf )
+    if ( !mfn_valid(at.root) || !vm->leaf )
         return 0;
 
     /* Somebody else walks: let them finish. */
@@ -156,8 +166,7 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm)
     while ( vm->p2m_cursor < end )
     {
         unsigned long i = vm->p2m_cursor++;
-        mfn_t mfn = vmcrypt_walk(d, _mfn(xen_cr3_to_pfn(cr3)),
-                                 va + i * PAGE_SIZE);
+        mfn_t mfn = vmcrypt_walk(d, at.root, at.va + i * PAGE_SIZE);
         const void *leaf;
 
         if ( mfn_valid(mfn) && page_get_owner(mfn_to_page(mfn)) == d &&

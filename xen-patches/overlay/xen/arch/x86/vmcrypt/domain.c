@@ -7,6 +7,7 @@
 #include <xen/vmap.h>
 #include <asm/paging.h>
 #include <asm/setup.h>
+#include <public/sched.h>
 
 #include "private.h"
 
@@ -194,7 +195,7 @@ int vmcrypt_prepare_suspend(struct domain *d)
     if ( !vm || vmcrypt_state(vm) != VMC_STATE_RUNNING )
         return 0;
 
-    rc = vmcrypt_mark_p2m(vm);
+    rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(d));
 
     return rc ?: vmcrypt_replica_refresh(vm);
 }

@@ -13,10 +13,6 @@
 
 bool __read_mostly vmcrypt_simd;
 
-/* Imports of the Rust part. */
-bool vmc_c_random(uint64_t *word);
-void noreturn vmc_c_panic(void);
-
 /*
  * Xen's get_random() falls back to a generator seeded by the clock, which is
  * no source of keys.  Intel's guidance (DRNG Software Implementation Guide,
@@ -38,7 +34,7 @@ bool vmc_c_random(uint64_t *word)
     return ok;
 }
 
-void noreturn vmc_c_panic(void)
+void vmc_c_panic(void)
 {
     panic("VMCrypt: impossible state\n");
 }

@@ -225,7 +225,7 @@ static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
         if ( mfn_eq(mfn, virt_to_mfn(vm->d->shared_info)) &&
              vmcrypt_state(vm) == VMC_STATE_RUNNING )
         {
-            rc = vmcrypt_mark_p2m(vm);
+            rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(vm->d));
             if ( rc )
                 return rc;
         }

@@ -84,7 +84,12 @@ extern unsigned int vmcrypt_nr_domains;
 int vmcrypt_type_class(const struct page_info *page);
 mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va);
 /* Notes every valid P2M leaf as plain; -ERESTART asks to be called again. */
-int vmcrypt_mark_p2m(struct vmcrypt_domain *vm);
+struct p2m_place {
+    mfn_t root;             /* page tables in which the P2M is mapped */
+    unsigned long va, end;  /* where, and the first PFN not covered */
+};
+struct p2m_place vmcrypt_p2m_place(const struct domain *d);
+int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at);
 void vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
 void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,

@@ -162,7 +162,8 @@ static int export(struct vmcrypt_domain *vm,
         .store = get_gpfn_from_mfn(mfn_x(vm->store)),
         .vcpu_size = size,
     };
-    uint8_t *buffer = vzalloc(capacity);
+    struct p2m_place p2m = vmcrypt_p2m_place(d);
+    void *buffer = vzalloc(capacity);
     uint32_t verdict;
     size_t len = 0;
     int rc = 0;
@@ -171,9 +172,13 @@ static int export(struct vmcrypt_domain *vm,
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
 
     memcpy(facts.uuid, d->handle, sizeof(facts.uuid));
+    facts.p2m_root = mfn_valid(p2m.root) ? get_gpfn_from_mfn(mfn_x(p2m.root))
+                                         : ~0UL;
+    facts.p2m_address = p2m.va;
+    facts.p2m_end = p2m.end;
     for_each_vcpu ( d, v )
         if ( v->is_initialised )
-            save_vcpu(v, (void *)buffer + VMC_RECORD_STATES +
+            save_vcpu(v, buffer + VMC_RECORD_STATES +
                          size * facts.vcpus++);
 
     spin_lock(&vm->lock);
@@ -228,7 +233,8 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
 
     evc->size = sizeof(struct empty_xsave);
 
-    return copy_to_guest(evc->buffer, (void *)&(struct empty_xsave){},
+    return copy_to_guest(evc->buffer,
+                         (void *)&(struct empty_xsave){},
                          sizeof(struct empty_xsave)) ? -EFAULT : 0;
 }
 
@@ -248,7 +254,7 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
 
     if ( evc->vcpu || evc->size < sizeof(head) )
         return 1;
-    if ( copy_from_guest(head, evc->buffer, sizeof(head)) )
+    if ( copy_from_guest((void *)head, evc->buffer, sizeof(head)) )
         return -EFAULT;
     if ( !vmc_record_is(head, sizeof(head)) )
         return 1;

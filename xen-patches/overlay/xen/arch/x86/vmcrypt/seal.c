@@ -206,7 +206,15 @@ static int seal_p2m(struct vmcrypt_domain *vm)
             return rc;
     }
 
-    return restored(vm) ? vmcrypt_mark_p2m(vm) : 0;
+    if ( !restored(vm) )
+        return 0;
+
+    /* What shared_info says is of the domain that was saved. */
+    return vmcrypt_mark_p2m(vm, (struct p2m_place){
+        .root = mfn_of(vm, vm->facts.p2m_root),
+        .va = vm->facts.p2m_address,
+        .end = vm->facts.p2m_end,
+    });
 }
 
 /*
