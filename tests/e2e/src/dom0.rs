@@ -329,20 +329,18 @@ impl Dom0 {
         serde_json::from_slice(&answer.stdout).with_context(|| format!("`{command}` printed no JSON"))
     }
 
-    /// Moves a file of dom0's to the host and reads it there.
+    /// Reads a file of dom0's.
     pub fn take(&mut self, file: &str) -> Result<Vec<u8>> {
-        self.run_for(&format!("cp {file} /out/taken"), LONG)?;
-        let path = self.machine.out().join("taken");
-        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        std::fs::remove_file(path)?;
-        Ok(bytes)
+        self.note(&format!("host takes {file}\n"));
+        self.machine.take(file, LONG)
     }
 
-    /// Makes bytes of the host's visible in dom0, and says where.
+    /// Makes bytes of the host's a file in dom0, and says where.
     pub fn give(&mut self, bytes: &[u8]) -> Result<&'static str> {
-        let path = self.machine.out().join("given");
-        std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
-        Ok("/out/given")
+        const FILE: &str = "/root/given.img";
+        self.note(&format!("host gives {FILE}, {} bytes\n", bytes.len()));
+        self.machine.give(bytes, FILE, LONG)?;
+        Ok(FILE)
     }
 
     /// What Xen has logged since the last call.

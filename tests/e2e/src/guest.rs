@@ -55,7 +55,7 @@ impl Spec {
         } = self;
         let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
         let mut config = format!(
-            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/share/vmlinux\"\nramdisk = \"/share/guest.cpio\"\n\
+            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/boot/vmlinux\"\nramdisk = \"/share/guest.cpio\"\n\
              memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n\
              extra = \"console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 \

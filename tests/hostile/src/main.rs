@@ -1,6 +1,8 @@
 //! An evil (or clumsy) dom0: bare hypercalls that no toolstack makes. Prints what Xen answered, as JSON, and judges
 //! nothing; that is for the case that runs it.
 
+mod forbidden;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
@@ -46,6 +48,15 @@ enum Attack {
     RemoteSuspend { domid: u16 },
     /// Set a running guest's registers to what was just read of them
     SetRegisters { domid: u16 },
+    /// Make calls that no toolstack makes on a running guest, all if none is named; the last ones end a guest
+    Forbidden {
+        #[arg(required_unless_present = "list")]
+        domid: Option<u16>,
+        names: Vec<String>,
+        /// Name the calls and make none
+        #[arg(long)]
+        list: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -67,6 +78,12 @@ fn main() -> Result<()> {
         Attack::XsaveSize { domid, difference } => xsave_size(&xen, DomId(domid), difference)?,
         Attack::RemoteSuspend { domid } => errno(remote_suspend(&xen, DomId(domid)))?,
         Attack::SetRegisters { domid } => errno(set_registers(&xen, DomId(domid)))?,
+        Attack::Forbidden {
+            domid: Some(domid),
+            names,
+            list: false,
+        } => forbidden::make(&xen, domid, &names)?,
+        Attack::Forbidden { .. } => forbidden::list(),
     };
     println!("{answer}");
     Ok(())

@@ -14,8 +14,8 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
 done
 $busybox mount -t ext4 -o noatime /dev/vda /root
 $busybox mkdir -p /root/share /root/out
-$busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,ro share /root/share
-$busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 out /root/out
+$busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro share /root/share
+$busybox mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 out /root/out
 for dir in proc sys dev; do
     $busybox mount --move /$dir /root/$dir
 done

@@ -4,7 +4,7 @@
 //! root.ext4           dom0's root: Debian packages and nothing else; rebuilt when the list of packages changes
 //! modules/, vmlinuz   taken out of it
 //! dom0.cpio           dom0's initramfs: busybox, the modules that reach the disk, a script
-//! share/              seen read-only by dom0 at /share: our own programs, the guests' kernel and initramfs
+//! share/              seen read-only by dom0 at /share: our own programs, the guests' initramfs
 //! ```
 //!
 //! The disk takes a minute and is stable; the rest is rebuilt in seconds whenever a program changes.
@@ -45,6 +45,8 @@ const DISK_SIZE: &str = "12G";
 
 const DOM0_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4", "9p", "9pnet_virtio"];
 const GUEST_MODULES: &[&str] = &["xen-blkfront", "xen-netfront"];
+/// Where the guests' kernel lies on dom0's disk: Debian's, unpacked.
+const GUEST_KERNEL: &str = "boot/vmlinux";
 const INITRAMFS_INIT: &str = include_str!("../dom0/initramfs-init.sh");
 const DOM0_INIT: &str = include_str!("../dom0/dom0-init.sh");
 
@@ -95,7 +97,7 @@ impl Image {
 
     fn ensure_root(&self) -> Result<()> {
         let inputs =
-            format!("{SUITE} {PACKAGES:?} {EXCLUDED:?} {DISK_SIZE} {DOM0_MODULES:?} {GUEST_MODULES:?} v1");
+            format!("{SUITE} {PACKAGES:?} {EXCLUDED:?} {DISK_SIZE} {DOM0_MODULES:?} {GUEST_MODULES:?} v2");
         let key = Sha256::of(inputs.as_bytes()).to_string();
         let key_file = self.dir.join("root.key");
         if fs::read_to_string(&key_file).is_ok_and(|old| old == key) && self.root().exists() {
@@ -154,7 +156,7 @@ impl Image {
         Ok(())
     }
 
-    /// Copies out of the root what a boot needs beside the disk.
+    /// Copies out of the root what a boot needs beside the disk, and unpacks the guests' kernel in it.
     fn take_out(&self, root: &Path) -> Result<()> {
         let kernel = fs::read_dir(root.join("boot"))?
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -164,6 +166,7 @@ impl Image {
             })
             .context("the kernel package brought no vmlinuz")?;
         fs::copy(kernel, self.kernel())?;
+        fs::write(root.join(GUEST_KERNEL), unpack_kernel(&fs::read(self.kernel())?)?)?;
         fs::copy(root.join("usr/bin/busybox"), self.dir.join("busybox"))?;
         let all = Modules::of_root(root)?;
         for (name, wanted) in [("dom0", DOM0_MODULES), ("guest", GUEST_MODULES)] {
@@ -229,9 +232,6 @@ impl Image {
         let mut archive = self.initramfs_with_modules("guest")?;
         archive.file("init", &fs::read(guest)?);
         write_if_changed(&share.join("guest.cpio"), &archive.finish())?;
-        if !share.join("vmlinux").exists() || newer(&self.kernel(), &share.join("vmlinux")) {
-            write_if_changed(&share.join("vmlinux"), &unpack_kernel(&fs::read(self.kernel())?)?)?;
-        }
         write_if_changed(&share.join("dom0-init.sh"), DOM0_INIT.as_bytes())
     }
 }
@@ -307,11 +307,6 @@ fn unpack_kernel(image: &[u8]) -> Result<Vec<u8>> {
         "the kernel is not an ELF file packed by zstd"
     );
     Ok(output.stdout)
-}
-
-fn newer(a: &Path, b: &Path) -> bool {
-    let date = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    date(a) > date(b)
 }
 
 fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {

@@ -155,10 +155,7 @@ pub fn bad_calls(dom0: &mut Dom0) -> Verdict {
 /// Refusals are told in Xen's log, each naming domain and cause, and not in a flood.
 fn noise(dom0: &mut Dom0) -> Result<String, Problem> {
     let log = dom0.xen_log()?;
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("VMCrypt: d"))
-        .count();
+    let lines = log.lines().filter(|line| line.contains("VMCrypt: d")).count();
     demand!(lines > 0, "Xen's log does not mention any refusal");
     demand!(
         lines < 200,
