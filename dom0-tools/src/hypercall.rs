@@ -222,6 +222,11 @@ pub struct ForeignMap {
 }
 
 impl ForeignMap {
+    /// Where the first page is mapped.
+    pub fn address(&self) -> u64 {
+        self.memory.start.as_ptr() as u64
+    }
+
     /// The errno with which frame `i` was refused.
     pub fn refusal(&self, i: usize) -> Option<i32> {
         match self.errors[i] {

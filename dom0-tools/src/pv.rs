@@ -14,6 +14,8 @@ pub(crate) const RDX: usize = 512 + 8 + 12 * 8;
 /// After 200 bytes of registers, 256 traps and the LDT.
 pub(crate) const GDT_FRAMES: usize = 512 + 8 + 200 + 256 * 16 + 2 * 8;
 pub(crate) const GDT_ENTS: usize = GDT_FRAMES + 16 * 8;
+/// After the kernel's stack, the fourth control register.
+const CR3: usize = GDT_ENTS + 8 + 2 * 8 + 3 * 8;
 
 /// In `struct start_info` (`public/xen.h`).
 pub(crate) const STORE_MFN: usize = 56;
@@ -27,6 +29,11 @@ pub fn gdt_frames(context: &[u8]) -> impl Iterator<Item = u64> + use<> {
         .filter_map(|i| le64(context, GDT_FRAMES + 8 * i))
         .collect();
     frames.into_iter()
+}
+
+/// Frame of the page table that the vCPU with this context uses.
+pub fn root(context: &[u8]) -> Option<u64> {
+    le64(context, CR3).map(|cr3| cr3 >> 12)
 }
 
 /// Whether a page looks like `start_info`.

@@ -246,19 +246,19 @@ fn map_with(xen: &Privcmd, victim: &Victim, flags: u64) -> Result<(), Error> {
     .map(drop)
 }
 
+/// Writes into memory that the guest owns, as if it were dom0's own page tables.
 fn mmu_update(xen: &Privcmd, victim: &Victim, pointer: u64, value: u64) -> Result<(), Error> {
+    let domid = u64::from(victim.domain.id.0);
+    // Low half: the owner of what an entry points to. High half: the owner of the table, plus one.
+    let foreign = match pointer & 7 {
+        MMU_MACHPHYS_UPDATE => domid,
+        _ => ((domid + 1) << 16) + domid,
+    };
     let mut request = xen.buffer(16)?;
     request.put(0, pointer);
     request.put(8, value);
-    let domid = u64::from(victim.domain.id.0);
-    // Both the owner of the table and that of what it shall point to.
-    let foreign = ((domid + 1) << 16) + domid;
-    xen.call(
-        "an update",
-        HYPERVISOR_MMU_UPDATE,
-        &[request.address(), 1, 0, foreign],
-    )
-    .map(drop)
+    let arguments = [request.address(), 1, 0, foreign];
+    xen.call("an update", HYPERVISOR_MMU_UPDATE, &arguments).map(drop)
 }
 
 fn mmuext(xen: &Privcmd, victim: &Victim, command: u32, frame: Frame, second: u64) -> Result<(), Error> {
