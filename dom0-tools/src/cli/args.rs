@@ -1,5 +1,6 @@
 //! Arguments that `sweep` and `inspect` share.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,9 +67,11 @@ impl Common {
 /// The line about needles.
 pub fn print_needles(tally: Tally, pages: u64, first: &str) {
     if tally.needles > 0 {
-        println!(
+        say!(
             "needles     {} of {} found, {} times, on {pages} pages{first}",
-            tally.needles_found, tally.needles, tally.occurrences
+            tally.needles_found,
+            tally.needles,
+            tally.occurrences
         );
     }
 }
@@ -76,13 +79,18 @@ pub fn print_needles(tally: Tally, pages: u64, first: &str) {
 /// A row of a table of page classes.
 pub fn print_class(name: &str, pages: u64, total: u64) {
     let share = 100.0 * pages as f64 / total.max(1) as f64;
-    println!("  {name:<28} {pages:>10}  {share:>6.2} %");
+    say!("  {name:<28} {pages:>10}  {share:>6.2} %");
 }
 
 /// Writes JSON to stdout.
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the result")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An exit status.

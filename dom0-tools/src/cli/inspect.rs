@@ -61,49 +61,56 @@ fn print(name: &str, report: &Report) {
         Some(Kind::Libxc) => "libxc stream without libxl's",
         None => "not a save image",
     };
-    println!("image       {name}, {}, {kind}", HumanBytes(report.bytes));
+    say!("image       {name}, {}, {kind}", HumanBytes(report.bytes));
     if let Some(domain) = report.domain {
         let guest = match (domain.pv, domain.word) {
             (false, _) => "fully virtualised",
             (true, 4) => "32-bit PV",
             (true, _) => "PV",
         };
-        println!(
+        say!(
             "guest       {guest}, {} vCPUs with registers, saved by Xen {}.{}",
-            report.vcpus, domain.xen_major, domain.xen_minor
+            report.vcpus,
+            domain.xen_major,
+            domain.xen_minor
         );
     }
     match report.sealed_record {
-        Some(at) => println!(
+        Some(at) => say!(
             "sealed      record of {} at offset {:#x}",
             HumanBytes(at.bytes),
             at.offset
         ),
-        None => println!("sealed      no VMCrypt record"),
+        None => say!("sealed      no VMCrypt record"),
     }
 
-    println!(
+    say!(
         "records     {:>12}  {:>7}  {:>14}  type",
-        "first at", "count", "bytes"
+        "first at",
+        "count",
+        "bytes"
     );
     for run in &report.records {
-        println!(
+        say!(
             "            {:>#12x}  {:>7}  {:>14}  {}",
-            run.offset, run.count, run.bytes, run.name
+            run.offset,
+            run.count,
+            run.bytes,
+            run.name
         );
     }
     if report.records_unlisted > 0 {
-        println!("            and {} more", report.records_unlisted);
+        say!("            and {} more", report.records_unlisted);
     }
     if report.trailing_bytes > 0 {
-        println!(
+        say!(
             "            {} bytes after the end of the stream",
             report.trailing_bytes
         );
     }
 
     let (pages, total) = (&report.pages, report.pages.total());
-    println!("pages       {total} with content, {} sent", report.pages_sent);
+    say!("pages       {total} with content, {} sent", report.pages_sent);
     print_class("look random (ciphertext)", pages.random, total);
     for (level, &count) in (1..).zip(&pages.page_tables) {
         print_class(&format!("page tables L{level}"), count, total);
@@ -116,7 +123,7 @@ fn print(name: &str, report: &Report) {
     print_class("other content in clear", pages.other, total);
     print_class("in clear altogether", pages.in_clear(), total);
     if pages.without_content > 0 {
-        println!("  {:<28} {:>10}", "without content", pages.without_content);
+        say!("  {:<28} {:>10}", "without content", pages.without_content);
     }
     let first: Vec<String> = report
         .first_pfns
@@ -131,7 +138,7 @@ fn print(name: &str, report: &Report) {
     };
     print_needles(report.needles, pages.with_needle, &first);
     if report.occurrences_outside_pages > 0 {
-        println!(
+        say!(
             "            {} of them outside of any page",
             report.occurrences_outside_pages
         );

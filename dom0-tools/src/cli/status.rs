@@ -107,44 +107,47 @@ fn domain_json(info: &DomainInfo, domain: &Domain) -> Value {
 }
 
 fn print_host(host: &HostInfo) {
-    println!("VMCrypt     {}", mode(host));
-    println!("cipher      HCTR2-AES-256, {}", backend(host));
-    println!("host key    {}", hex::encode(host.key_id));
-    println!(
+    say!("VMCrypt     {}", mode(host));
+    say!("cipher      HCTR2-AES-256, {}", backend(host));
+    say!("host key    {}", hex::encode(host.key_id));
+    say!(
         "replicas    {} of {} frames free, {} at the lowest; maps refused for want of one: {}",
-        host.pool_free, host.pool_frames, host.pool_low, host.pool_exhausted
+        host.pool_free,
+        host.pool_frames,
+        host.pool_low,
+        host.pool_exhausted
     );
-    println!("protected   {} domains", host.domains);
+    say!("protected   {} domains", host.domains);
 }
 
 fn print_domain(info: &DomainInfo, domain: &Domain) {
-    println!("\ndomain {} ({}), {}", domain.id, domain.uuid, domain.state);
-    println!("  state     {}", state(info));
+    say!("\ndomain {} ({}), {}", domain.id, domain.uuid, domain.state);
+    say!("  state     {}", state(info));
     if info.state == 0 {
-        println!("            dom0 can read it all");
+        say!("            dom0 can read it all");
         return;
     }
     let plain: u64 = info.plain.iter().sum();
     let share = 100.0 * plain as f64 / info.pages.max(1) as f64;
-    println!(
+    say!(
         "  pages     {}, of which {plain} in clear ({share:.2} %)",
         info.pages
     );
     for class in PlainClass::ALL {
         if info.plain[class as usize] > 0 {
-            println!("            {:>8}  {}", info.plain[class as usize], class.name());
+            say!("            {:>8}  {}", info.plain[class as usize], class.name());
         }
     }
     match session(info) {
-        Some(id) => println!("  session   {id}: {} pages exported", info.exported),
-        None => println!("  session   none open"),
+        Some(id) => say!("  session   {id}: {} pages exported", info.exported),
+        None => say!("  session   none open"),
     }
-    println!("  replicas  {} mapped by dom0 now", info.replicas);
+    say!("  replicas  {} mapped by dom0 now", info.replicas);
     for (refusal, count) in refusals(info) {
-        println!("  refused   {count:>8}  {}", refusal.name());
+        say!("  refused   {count:>8}  {}", refusal.name());
     }
     if let Some(refusal) = last_refusal(info) {
-        println!("  latest    {}", refusal.text());
+        say!("  latest    {}", refusal.text());
     }
 }
 

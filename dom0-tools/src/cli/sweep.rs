@@ -70,16 +70,19 @@ pub fn find(xen: &Privcmd, id: u16) -> Result<Domain> {
 
 fn print(domain: &Domain, report: &Report) {
     let guest = if domain.hvm { "fully virtualised" } else { "PV" };
-    println!(
+    say!(
         "domain      {} ({guest}, {}), {} pages",
-        domain.id, domain.state, domain.pages
+        domain.id,
+        domain.state,
+        domain.pages
     );
-    println!(
+    say!(
         "frames      {} tried, {} mapped and read",
-        report.frames_tried, report.mapped
+        report.frames_tried,
+        report.mapped
     );
     for (&errno, count) in &report.refused {
-        println!(
+        say!(
             "  {:<28} {count:>10}",
             format!("refused: {}", std::io::Error::from_raw_os_error(errno))
         );
