@@ -6,8 +6,9 @@
 
 use std::io::{self, Read};
 
-use memchr::memmem;
 use serde::Serialize;
+use vmcrypt_core::Refusal;
+use vmcrypt_core::record::Header;
 
 use crate::content::{Content, PAGE};
 use crate::map::{Dot, MemoryMap};
@@ -105,13 +106,21 @@ pub struct Domain {
     pub xen_minor: u32,
 }
 
-/// Where the sealed record lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What the sealed record says in clear. Nothing of it is authenticated here: only the hypervisor can do that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SealedRecord {
     /// Offset in the file.
     pub offset: u64,
     /// Bytes from there to the end of the XSAVE record.
     pub bytes: u64,
+    /// Host key it was sealed under.
+    pub key_id: String,
+    /// Session whose pages it belongs to.
+    pub session: String,
+    /// Number within its session.
+    pub sequence: u64,
+    /// Why a hypervisor would refuse it at first sight.
+    pub refusal: Option<&'static str>,
 }
 
 /// Successive records of one type.
@@ -202,14 +211,23 @@ pub enum Defect {
     },
 }
 
-/// Finds the sealed record in the context of vCPU 0's XSAVE record.
-///
-/// The hypervisor appends it to what a stock one writes: `xcr0`, `xcr0_accum`, the XSAVE area.
-pub fn sealed_record(context: &[u8]) -> Option<usize> {
-    const MAGIC: &[u8] = b"VMCRYPT\0";
-    /// The two masks, then the legacy area and header of XSAVE.
-    const LEAST: usize = 16 + 512 + 64;
-    memmem::find(context.get(LEAST..)?, MAGIC).map(|at| LEAST + at)
+/// Reads the sealed record that stands where a stock hypervisor writes the XSAVE state of vCPU 0.
+pub fn sealed_record(context: &[u8], offset: u64) -> Option<SealedRecord> {
+    if !Header::is_record(context) {
+        return None;
+    }
+    let header = Header::read(context);
+    let known = header.ok();
+    Some(SealedRecord {
+        offset,
+        bytes: context.len() as u64,
+        key_id: known.map(|header| hex::encode(header.key.0)).unwrap_or_default(),
+        session: known
+            .map(|header| hex::encode(header.session.0))
+            .unwrap_or_default(),
+        sequence: known.map_or(0, |header| header.sequence),
+        refusal: header.err().map(Refusal::text),
+    })
 }
 
 enum Stop {
@@ -379,15 +397,9 @@ impl<'n, R: Read> Reader<'n, R> {
                 libxc::X86_PV_VCPU_XSAVE => {
                     let start = self.offset;
                     let body = self.body(length, name)?;
-                    if le32(&body, 0) == Some(0)
-                        && let Some(context) = body.get(8..)
-                        && let Some(at) = sealed_record(context)
-                    {
-                        let offset = start + 8 + at as u64;
-                        let bytes = (context.len() - at) as u64;
-                        self.report
-                            .sealed_record
-                            .get_or_insert(SealedRecord { offset, bytes });
+                    if let (Some(0), Some(context)) = (le32(&body, 0), body.get(8..)) {
+                        let record = sealed_record(context, start + 8);
+                        self.report.sealed_record = record.or(self.report.sealed_record.take());
                     }
                 }
                 _ => self.skip(length.into(), name)?,

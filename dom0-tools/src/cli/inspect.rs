@@ -75,13 +75,24 @@ fn print(name: &str, report: &Report) {
             domain.xen_minor
         );
     }
-    match report.sealed_record {
-        Some(at) => say!(
-            "sealed      record of {} at offset {:#x}",
-            HumanBytes(at.bytes),
-            at.offset
-        ),
+    match &report.sealed_record {
         None => say!("sealed      no VMCrypt record"),
+        Some(record) => {
+            say!(
+                "sealed      record of {} at offset {:#x}",
+                HumanBytes(record.bytes),
+                record.offset
+            );
+            match record.refusal {
+                Some(why) => say!("            {why}"),
+                None => say!(
+                    "            host key {}, session {}, number {}",
+                    record.key_id,
+                    record.session,
+                    record.sequence
+                ),
+            }
+        }
     }
 
     say!(
