@@ -59,7 +59,7 @@ pub unsafe extern "C" fn vmc_p2m_is_leaf(leaf: *const u64, m2p: *const u64, mfns
     // SAFETY: by the caller's promise.
     let (leaf, m2p) = unsafe {
         (
-            &*leaf,
+            &*leaf.cast::<[u64; LEAF_ENTRIES]>(),
             slice::from_raw_parts(m2p.cast::<AtomicU64>(), mfns as usize),
         )
     };
