@@ -21,14 +21,15 @@ use crate::{
     xen::{self, Flavour},
 };
 
+mod fuzz;
 mod harness;
 
 /// Run everything that CI runs
 ///
 /// A section that fails does not stop those that do not need it. The last line counts the checks of all sections.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Args {
-    /// Leave out what boots Xen
+    /// Leave out what boots Xen, and fuzz for a moment only
     #[arg(long)]
     quick: bool,
 }
@@ -37,7 +38,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();
     for section in SECTIONS {
-        report.run(section, args.quick);
+        report.run(section, args);
     }
     let total = report.print();
     if total.failed > 0 {
@@ -54,7 +55,7 @@ struct Section {
     needs: &'static [&'static str],
     /// Whether it boots virtual machines.
     slow: bool,
-    run: fn() -> Result<Tally>,
+    run: fn(&Args) -> Result<Tally>,
 }
 
 const SECTIONS: &[Section] = &[
@@ -62,67 +63,73 @@ const SECTIONS: &[Section] = &[
         name: "lint",
         needs: &[],
         slow: false,
-        run: lint::all,
+        run: |_| lint::all(),
     },
     Section {
         name: "header",
         needs: &[],
         slow: false,
-        run: || passed(header::run(&header::Args::default())),
+        run: |_| passed(header::run(&header::Args::default())),
     },
     Section {
         name: "native tests",
         needs: &[],
         slow: false,
-        run: native,
+        run: |_| native(),
     },
     Section {
         name: "C harness",
         needs: &[],
         slow: false,
-        run: harness::run,
+        run: |_| harness::run(),
+    },
+    Section {
+        name: "fuzzing",
+        needs: &[],
+        slow: false,
+        run: fuzz::run,
     },
     Section {
         name: "link gate canaries",
         needs: &[],
         slow: false,
-        run: link_gate::self_test,
+        run: |_| link_gate::self_test(),
     },
     Section {
         name: "stock Xen",
         needs: &[],
         slow: false,
-        run: || built(Flavour::Stock),
+        run: |_| built(Flavour::Stock),
     },
     Section {
         name: "Xen",
         needs: &[],
         slow: false,
-        run: || built(Flavour::Product),
+        run: |_| built(Flavour::Product),
     },
     Section {
         name: "link gate",
         needs: &["Xen"],
         slow: false,
-        run: link_gate::gate,
+        run: |_| link_gate::gate(),
     },
     Section {
         name: "Xen with VMCRYPT=n",
         needs: &["stock Xen"],
         slow: false,
-        run: xen::off::run,
+        run: |_| xen::off::run(),
     },
     Section {
         name: "image",
         needs: &[],
         slow: true,
-        run: || passed(Image::ensure().map(drop)),
+        run: |_| passed(Image::ensure().map(drop)),
     },
     Section {
         name: "e2e",
         needs: &["stock Xen", "Xen", "image"],
         slow: true,
-        run: e2e,
+        run: |_| e2e(),
     },
 ];
 
@@ -134,7 +141,7 @@ struct Report {
 }
 
 impl Report {
-    fn run(&mut self, section: &Section, quick: bool) {
+    fn run(&mut self, section: &Section, args: &Args) {
         let start = Instant::now();
         println!("\n== {}", section.name);
         let broken = section.needs.iter().find(|name| self.failed.contains(**name));
@@ -144,11 +151,11 @@ impl Report {
                 self.failed.insert(section.name);
                 Tally::SKIP
             }
-            None if section.slow && quick => {
+            None if section.slow && args.quick => {
                 println!("SKIP  --quick");
                 Tally::SKIP
             }
-            None => (section.run)().unwrap_or_else(|error| {
+            None => (section.run)(args).unwrap_or_else(|error| {
                 println!("FAIL  {error:#}");
                 Tally::FAIL
             }),
@@ -256,22 +263,22 @@ mod tests {
             name: "a",
             needs: &[],
             slow: false,
-            run: || anyhow::bail!("broken"),
+            run: |_| anyhow::bail!("broken"),
         };
         let needs = Section {
             name: "b",
             needs: &["a"],
             slow: false,
-            run: || Ok(Tally::PASS),
+            run: |_| Ok(Tally::PASS),
         };
         let stands = Section {
             name: "c",
             needs: &[],
             slow: false,
-            run: || Ok(Tally::PASS),
+            run: |_| Ok(Tally::PASS),
         };
         for section in [&fails, &needs, &stands] {
-            report.run(section, false);
+            report.run(section, &Args::default());
         }
         assert_eq!(
             report.print(),
