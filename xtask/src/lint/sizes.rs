@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use object::{Object, ObjectSection, SectionKind};
+use object::{Object, ObjectSection, SectionFlags, elf::SHF_ALLOC};
 use vmcrypt_host::paths;
 use walkdir::WalkDir;
 
@@ -44,12 +44,20 @@ pub fn print() -> Result<()> {
     }
     println!("  {:<42}{:>8}", "lines of new Xen files", overlay.0);
     println!("  {:<42}{:>8}", "lines of the generated header", overlay.1);
-    match (loaded(Flavour::Stock)?, loaded(Flavour::Product)?) {
-        (Some(stock), Some(product)) => {
-            for (name, stock, product) in [("code", stock.0, product.0), ("data", stock.1, product.1)] {
-                let label = format!("bytes of {name} in Xen: {stock} stock, with VMCrypt");
-                println!("  {label:<42}{product:>8} ({:+})", product as i64 - stock as i64);
-            }
+    let xen_syms = |flavour: Flavour| loaded(&flavour.dir().join("xen-syms"));
+    let own = loaded(
+        &Flavour::Product
+            .dir()
+            .join("source/xen/arch/x86/vmcrypt/built_in.o"),
+    )?;
+    match (xen_syms(Flavour::Stock)?, xen_syms(Flavour::Product)?, own) {
+        (Some(stock), Some(product), Some(own)) => {
+            println!("  {:<42}{:>8}", "bytes that VMCrypt's files add to Xen", own);
+            println!("  {:<42}{:>8}", "bytes of stock Xen", stock);
+            println!(
+                "  {:<42}{:>8}  (KEXEC, LIVEPATCH and others are off)",
+                "bytes of Xen with VMCrypt", product
+            );
         }
         _ => println!("  bytes added to Xen: not known until both hypervisors are built"),
     }
@@ -107,26 +115,19 @@ fn code_lines(text: &str) -> usize {
     count
 }
 
-/// Bytes of code and of data that a hypervisor occupies in memory, once it is built.
-fn loaded(flavour: Flavour) -> Result<Option<(u64, u64)>> {
-    let Ok(data) = fs::read(flavour.dir().join("xen-syms")) else {
+/// Bytes of memory that a hypervisor or an object of it occupies, once it is built.
+fn loaded(path: &Path) -> Result<Option<u64>> {
+    let Ok(data) = fs::read(path) else {
         return Ok(None);
     };
     let file = object::File::parse(&*data)?;
-    let (mut code, mut other) = (0, 0);
-    for section in file.sections() {
-        match section.kind() {
-            SectionKind::Text => code += section.size(),
-            SectionKind::Data
-            | SectionKind::ReadOnlyData
-            | SectionKind::ReadOnlyString
-            | SectionKind::UninitializedData => {
-                other += section.size();
-            }
-            _ => {}
-        }
-    }
-    Ok(Some((code, other)))
+    let in_memory = |section: &object::Section<'_, '_>| matches!(section.flags(), SectionFlags::Elf { sh_flags, .. } if sh_flags.contains(SHF_ALLOC));
+    Ok(Some(
+        file.sections()
+            .filter(in_memory)
+            .map(|section| section.size())
+            .sum(),
+    ))
 }
 
 #[cfg(test)]
