@@ -75,6 +75,11 @@ pub const ALL: &[Case] = &[
         In(Config::STOCK, canary::write),
     ),
     case(
+        "canary-calls",
+        "stock Xen: dom0 reads and changes a running guest by bare hypercalls",
+        In(Config::STOCK, canary::calls),
+    ),
+    case(
         "save-restore",
         "saved and restored with its secret intact; image, sweep and status show ciphertext",
         In(Config::VMCRYPT, cycle::save_restore),
