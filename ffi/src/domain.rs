@@ -116,7 +116,7 @@ pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
 }
 
 /// Gives the domain the memory that grows with its size: two sets of `pfns` bits each, rounded up to
-/// 64, and `pfns` tags. All of it is zero.
+/// 64, and `pfns` tags. The tags and the second set are zero. No memory ends the count of plain pages.
 ///
 /// # Safety
 /// The memory is valid until the domain is wiped and reached through the domain alone.
@@ -134,7 +134,9 @@ pub unsafe extern "C" fn vmc_domain_attach(
     domain.exported = exported.cast();
     domain.tags = tags.cast();
     domain.pfns = pfns;
-    domain.control.plain_reset();
+    if plain.is_null() {
+        domain.control.plain_reset();
+    }
 }
 
 /// Where the domain is in its life: a [`State`] as a number.
@@ -156,6 +158,16 @@ pub unsafe extern "C" fn vmc_domain_enter(domain: *mut VmcDomain, state: u32) ->
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     State::from_number(state).is_some_and(|next| domain.control.enter(next))
+}
+
+/// Whether pages were exported that may still become part of a record; ends the session if the domain is `idle`.
+///
+/// # Safety
+/// As for [`vmc_domain_state`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_exporting(domain: *mut VmcDomain, idle: bool) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain) }.control.exporting(idle)
 }
 
 /// Counts a refusal, given as its number, and says which errno answers it (positive).

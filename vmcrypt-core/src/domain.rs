@@ -102,6 +102,15 @@ impl Domain {
         refusal
     }
 
+    /// Whether pages were exported that may still become part of a record. If the domain is `idle` (see
+    /// [`begin_page`](Self::begin_page)), its session ends here.
+    pub fn exporting(&mut self, idle: bool) -> bool {
+        if idle && self.in_flight == 0 {
+            self.retire_session();
+        }
+        self.session.as_ref().is_some_and(|session| !session.stale)
+    }
+
     /// Begins the encryption of one page. A session ends when the domain runs on, when it encrypted
     /// [`SESSION_PAGES`], or when `idle` (the domain may run and dom0 has nothing of it mapped), so
     /// that an aborted migration leaves none open for ever.

@@ -28,7 +28,10 @@ impl M2p<'_> {
 /// Whether `leaf` is a P2M leaf: every entry is what it should be for some first PFN that is a multiple
 /// of 512. A leaf without any entry that tells its PFNs is the one that stands for memory not there.
 pub fn is_leaf(leaf: &[u64; LEAF_ENTRIES], m2p: M2p<'_>) -> bool {
-    let first = leaf.iter().zip(0u64..).find(|(entry, _)| **entry != INVALID && **entry & FOREIGN == 0);
+    let first = leaf
+        .iter()
+        .zip(0u64..)
+        .find(|(entry, _)| **entry != INVALID && **entry & FOREIGN == 0);
     let base = match first {
         None => Some(0),
         Some((&entry, index)) if entry & IDENTITY != 0 => (entry & !IDENTITY).checked_sub(index),

@@ -51,6 +51,8 @@ pub enum Refusal {
     NoXsave = 21,
     /// The record does not authenticate.
     RecordChanged = 22,
+    /// The domain cannot grow while it is exported.
+    Exporting = 23,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -58,7 +60,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 23] = [
+const ENTRIES: [Entry; 24] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -196,6 +198,12 @@ const ENTRIES: [Entry; 23] = [
         Errno::EPERM,
         "record-changed",
         "sealed record does not authenticate: it was changed",
+    ),
+    Entry(
+        Refusal::Exporting,
+        Errno::EBUSY,
+        "exporting",
+        "memory limit cannot be raised while the domain is saved or migrated; try again afterwards",
     ),
 ];
 

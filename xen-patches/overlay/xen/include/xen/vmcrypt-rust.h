@@ -249,6 +249,10 @@ typedef enum VmcRefusal {
    * The record does not authenticate.
    */
   VMC_REFUSAL_RECORD_CHANGED = 22,
+  /**
+   * The domain cannot grow while it is exported.
+   */
+  VMC_REFUSAL_EXPORTING = 23,
 } VmcRefusal;
 
 /**
@@ -470,7 +474,7 @@ void vmc_domain_wipe(struct VmcDomain *domain);
 
 /**
  * Gives the domain the memory that grows with its size: two sets of `pfns` bits each, rounded up to
- * 64, and `pfns` tags. All of it is zero.
+ * 64, and `pfns` tags. The tags and the second set are zero. No memory ends the count of plain pages.
  *
  * # Safety
  * The memory is valid until the domain is wiped and reached through the domain alone.
@@ -496,6 +500,15 @@ uint32_t vmc_domain_state(struct VmcDomain *domain);
  * As for [`vmc_domain_state`].
  */
 bool vmc_domain_enter(struct VmcDomain *domain, uint32_t state);
+
+/**
+ * Whether pages were exported that may still become part of a record; ends the session if the domain is `idle`.
+ *
+ * # Safety
+ * As for [`vmc_domain_state`].
+ */
+bool vmc_domain_exporting(struct VmcDomain *domain,
+                          bool idle);
 
 /**
  * Counts a refusal, given as its number, and says which errno answers it (positive).

@@ -31,6 +31,9 @@ bool vmcrypt_page_freed(struct domain *d, const struct page_info *page);
 /* True if @by may not change memory or machine-to-phys of sealed domain @d. */
 bool vmcrypt_denies(struct domain *d, const struct domain *by);
 
+/* True if what runs in @d must not be printed where dom0 can read it. */
+bool vmcrypt_hides(struct domain *d);
+
 /* Policy for a domctl on @d: 0 or an error. */
 int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op);
 
@@ -53,6 +56,7 @@ static inline bool vmcrypt_page_freed(struct domain *d,
 { return false; }
 static inline bool vmcrypt_denies(struct domain *d, const struct domain *by)
 { return false; }
+static inline bool vmcrypt_hides(struct domain *d) { return false; }
 static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 { return 0; }
 static inline void vmcrypt_redact_context(struct vcpu *v,

@@ -187,6 +187,11 @@ int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why)
     return -error;
 }
 
+bool vmcrypt_hides(struct domain *d)
+{
+    return vmcrypt_of(d);
+}
+
 int vmcrypt_prepare_suspend(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
@@ -195,9 +200,19 @@ int vmcrypt_prepare_suspend(struct domain *d)
     if ( !vm || vmcrypt_state(vm) != VMC_STATE_RUNNING )
         return 0;
 
-    rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(d));
+    if ( !vm->p2m_marked )
+    {
+        rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(d));
+        if ( rc )
+            return rc;
+        vm->p2m_marked = true;
+    }
 
-    return rc ?: vmcrypt_replica_refresh(vm);
+    rc = vmcrypt_replica_refresh(vm);
+    if ( !rc )
+        vm->p2m_marked = false;
+
+    return rc;
 }
 
 void vmcrypt_suspended(struct domain *d)
@@ -242,6 +257,58 @@ bool vmcrypt_denies(struct domain *d, const struct domain *by)
     return true;
 }
 
+/* A sealed domain may get more pages than it had when it was sealed. */
+static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
+{
+    unsigned long i, old = vm->pfns, leaves = DIV_ROUND_UP(pfns, 512);
+    uint64_t *plain, *exported;
+    unsigned long *leaf;
+    uint8_t *tags;
+    bool exporting;
+
+    if ( !vmcrypt_sealed(vm) || pfns <= old )
+        return 0;
+
+    plain = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*plain));
+    exported = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*exported));
+    tags = vzalloc(pfns * 16);
+    leaf = vzalloc(leaves * sizeof(*leaf));
+    if ( !plain || !exported || !tags || !leaf )
+    {
+        vfree(plain);
+        vfree(exported);
+        vfree(tags);
+        vfree(leaf);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
+    }
+
+    spin_lock(&vm->p2m_lock);
+    spin_lock(&vm->lock);
+    exporting = vmc_domain_exporting(vm->rust, vmcrypt_idle(vm, 0));
+    if ( !exporting )
+    {
+        memcpy(plain, vm->plain, BITS_TO_LONGS(old) * sizeof(*plain));
+        for ( i = 0; i < leaves; i++ )
+            leaf[i] = i < vm->leaves ? vm->leaf[i] : gfn_x(INVALID_GFN);
+        SWAP(plain, vm->plain);
+        SWAP(exported, vm->exported);
+        SWAP(tags, vm->tags);
+        SWAP(leaf, vm->leaf);
+        vm->pfns = pfns;
+        vm->leaves = leaves;
+        vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->tags, pfns);
+    }
+    spin_unlock(&vm->lock);
+    spin_unlock(&vm->p2m_lock);
+
+    vfree(plain);
+    vfree(exported);
+    vfree(tags);
+    vfree(leaf);
+
+    return exporting ? vmcrypt_refuse(vm, VMC_REFUSAL_EXPORTING) : 0;
+}
+
 int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 {
     struct vmcrypt_domain *vm;
@@ -252,6 +319,9 @@ int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 
     switch ( op->cmd )
     {
+    case XEN_DOMCTL_max_mem:
+        return grow(vm, op->u.max_mem.max_memkb >> (PAGE_SHIFT - 10));
+
     case XEN_DOMCTL_set_address_size:
         if ( op->u.address_size.size != 64 )
             return vmcrypt_refuse(vm, VMC_REFUSAL_GUEST32);

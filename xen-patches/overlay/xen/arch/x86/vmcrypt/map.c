@@ -128,6 +128,16 @@ static bool snapshot(struct vmcrypt_domain *vm, struct page_info *page,
             mfn_eq(page_to_mfn(page), vm->start_info));
 }
 
+/* The domain may run and dom0 has nothing of it, so no save is under way. */
+bool vmcrypt_idle(struct vmcrypt_domain *vm, int own)
+{
+    ASSERT(spin_is_locked(&vm->lock));
+
+    return atomic_read(&vm->replicas) <= own &&
+           vmc_domain_state(vm->rust) == VMC_STATE_RUNNING &&
+           !paging_mode_log_dirty(vm->d);
+}
+
 /* Encrypts the scratch page in place. */
 static int encrypt(struct vmcrypt_domain *vm, unsigned long pfn, void *scratch)
 {
@@ -137,9 +147,7 @@ static int encrypt(struct vmcrypt_domain *vm, unsigned long pfn, void *scratch)
 
     spin_lock(&vm->lock);
     /* The replica that is being made counts as one. */
-    idle = atomic_read(&vm->replicas) <= 1 &&
-           vmc_domain_state(vm->rust) == VMC_STATE_RUNNING &&
-           !paging_mode_log_dirty(vm->d);
+    idle = vmcrypt_idle(vm, 1);
     verdict = vmc_page_begin(vm->rust, pfn, idle, &ticket, &again);
     spin_unlock(&vm->lock);
 

@@ -11,7 +11,8 @@
 
 /* Steps of vmcrypt_first_unpause(), in order. */
 enum seal_step {
-    SEAL_START,    /* find start_info, get memory */
+    SEAL_SIZE,     /* find the largest PFN */
+    SEAL_START,    /* get memory */
     SEAL_PAGES,    /* walk the page list: PFNs, foreign maps, types */
     SEAL_P2M,      /* walk the P2M table */
     SEAL_CLASSES,  /* compare page classes with the record */
@@ -44,6 +45,10 @@ struct vmcrypt_domain {
     unsigned long *leaf, leaves;
     unsigned long p2m_cursor;
 
+    /* Progress of the guest's suspend hypercall. */
+    bool p2m_marked;
+    unsigned int refresh_cursor;
+
     /* The record that dom0 brought, opened, and what it says. */
     void *record;
     size_t record_size;
@@ -52,7 +57,7 @@ struct vmcrypt_domain {
     /* Progress of the first unpause. */
     struct {
         enum seal_step step;
-        unsigned long cursor, pages;
+        unsigned long cursor, pages, highest;
         uint32_t *mfn;        /* machine frame (plus one) of each PFN */
         uint64_t *plain;      /* plain pages by the record */
     } seal;
@@ -106,6 +111,8 @@ void vmcrypt_replica_describe(struct VmcHostInfo *info);
 
 /* map.c */
 unsigned int vmcrypt_foreign_maps(mfn_t mfn);
+/* Not counting @own replicas; called with the lock held. */
+bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
 
 /* record.c */
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);

@@ -177,7 +177,8 @@ static int export(struct vmcrypt_domain *vm,
     facts.p2m_address = p2m.va;
     facts.p2m_end = p2m.end;
     for_each_vcpu ( d, v )
-        if ( v->is_initialised )
+        /* libxc leaves the others out, too. */
+        if ( v->is_initialised && !(v->pause_flags & VPF_down) )
             save_vcpu(v, buffer + VMC_RECORD_STATES +
                          size * facts.vcpus++);
 

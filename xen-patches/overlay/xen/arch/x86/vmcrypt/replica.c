@@ -10,6 +10,7 @@
 #include <xen/init.h>
 #include <xen/domain.h>
 #include <xen/err.h>
+#include <xen/event.h>
 #include <xen/param.h>
 #include <xen/vmap.h>
 #include <asm/p2m.h>
@@ -105,15 +106,17 @@ struct page_info *vmcrypt_replica_put(struct page_info *frame)
  */
 int vmcrypt_replica_refresh(struct vmcrypt_domain *vm)
 {
-    unsigned int i;
     void *scratch = vmcrypt_scratch();
+    int rc = 0;
 
-    for ( i = 0; i < pool_size; i++ )
+    while ( vm->refresh_cursor < pool_size )
     {
-        struct replica *r = &pool[i];
+        struct replica *r = &pool[vm->refresh_cursor];
 
+        if ( !(++vm->refresh_cursor % 256) && hypercall_preempt_check() )
+            rc = -ERESTART;
         if ( !ACCESS_ONCE(r->p2m) )
-            continue;
+            goto next;
 
         spin_lock(&pool_lock);
         if ( r->source && r->p2m && page_get_owner(r->source) == vm->d )
@@ -131,10 +134,16 @@ int vmcrypt_replica_refresh(struct vmcrypt_domain *vm)
             }
         }
         spin_unlock(&pool_lock);
+
+ next:
+        if ( rc )
+            break;
     }
     clear_page(scratch);
+    if ( !rc )
+        vm->refresh_cursor = 0;
 
-    return 0;
+    return rc;
 }
 
 void vmcrypt_replica_describe(struct VmcHostInfo *info)

@@ -44,34 +44,62 @@ static unsigned long pfn_of(mfn_t mfn)
     return get_gpfn_from_mfn(mfn_x(mfn));
 }
 
+/*
+ * The next page of the domain, or NULL after the last.  Pages go from the head
+ * of the list to its tail, so that the walk can stop at any time: nobody else
+ * changes the list of a domain in this state.  Called with page_alloc_lock held.
+ */
+static struct page_info *next_page(struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    struct page_info *page;
+
+    if ( vm->seal.cursor >= domain_tot_pages(d) )
+        return NULL;
+    page = page_list_remove_head(&d->page_list);
+    if ( page )
+        page_list_add_tail(page, &d->page_list);
+    vm->seal.cursor++;
+
+    return page;
+}
+
 /* The largest PFN in use decides about the size of everything else. */
+static int seal_size(struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    const struct page_info *page;
+    int rc = 0;
+
+    rspin_lock(&d->page_alloc_lock);
+    while ( (page = next_page(vm)) != NULL )
+    {
+        unsigned long pfn = pfn_of(page_to_mfn(page));
+
+        /* PFNs leave room for holes, but not for any number dom0 likes. */
+        if ( pfn < 4 * (unsigned long)domain_tot_pages(d) + (1UL << 20) )
+            vm->seal.highest = max(vm->seal.highest, pfn);
+
+        if ( !(vm->seal.cursor % SLICE) && hypercall_preempt_check() )
+        {
+            rc = -ERESTART;
+            break;
+        }
+    }
+    rspin_unlock(&d->page_alloc_lock);
+
+    return rc;
+}
+
 static int seal_start(struct vmcrypt_domain *vm)
 {
     struct domain *d = vm->d;
-    unsigned long pfns = max_t(unsigned long, d->max_pages,
-                               domain_tot_pages(d));
-    const struct page_info *page;
+    unsigned long pfns = vm->seal.highest + 1;
 
-    if ( pfns == UINT_MAX || !domain_tot_pages(d) )
-        pfns = domain_tot_pages(d);
+    if ( d->max_pages != UINT_MAX )
+        pfns = max_t(unsigned long, pfns, d->max_pages);
     if ( restored(vm) )
         pfns = max_t(unsigned long, pfns, vm->facts.pfns);
-    else
-    {
-        unsigned long highest = 0;
-
-        rspin_lock(&d->page_alloc_lock);
-        page_list_for_each ( page, &d->page_list )
-        {
-            unsigned long pfn = pfn_of(page_to_mfn(page));
-
-            /* Linux keeps PFNs below about twice its memory. */
-            if ( pfn < 4 * pfns + 0x100000 )
-                highest = max(highest, pfn);
-        }
-        rspin_unlock(&d->page_alloc_lock);
-        pfns = max(pfns, highest + 1);
-    }
 
     if ( vmcrypt_attach(vm, pfns) )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -94,28 +122,19 @@ static int seal_start(struct vmcrypt_domain *vm)
     return 0;
 }
 
-/*
- * One PFN for each page and one page for each PFN.  Page list entries go from
- * the head to the tail, so that the walk can stop at any time: nobody else
- * changes the list of a domain in this state.
- */
+/* One PFN for each page and one page for each PFN. */
 static int seal_pages(struct vmcrypt_domain *vm)
 {
     struct domain *d = vm->d;
+    const struct page_info *page;
     int rc = 0;
 
     rspin_lock(&d->page_alloc_lock);
-    while ( vm->seal.cursor < domain_tot_pages(d) )
+    while ( (page = next_page(vm)) != NULL )
     {
-        struct page_info *page = page_list_remove_head(&d->page_list);
-        unsigned long pfn;
+        unsigned long pfn = pfn_of(page_to_mfn(page));
         int class;
 
-        if ( !page )
-            break;
-        page_list_add_tail(page, &d->page_list);
-
-        pfn = pfn_of(page_to_mfn(page));
         if ( pfn >= vm->pfns || vm->seal.mfn[pfn] ||
              mfn_x(page_to_mfn(page)) >= ~0U )
         {
@@ -128,7 +147,7 @@ static int seal_pages(struct vmcrypt_domain *vm)
         if ( class >= 0 )
             vmcrypt_gain(vm, pfn, class);
 
-        if ( !(++vm->seal.cursor % SLICE) && hypercall_preempt_check() )
+        if ( !(vm->seal.cursor % SLICE) && hypercall_preempt_check() )
         {
             rc = -ERESTART;
             break;
@@ -342,6 +361,8 @@ static int seal_step(struct vmcrypt_domain *vm)
 {
     switch ( vm->seal.step )
     {
+    case SEAL_SIZE:
+        return seal_size(vm);
     case SEAL_START:
         return seal_start(vm);
     case SEAL_PAGES:
