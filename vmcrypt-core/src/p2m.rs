@@ -37,7 +37,11 @@ pub fn is_leaf(leaf: &[u64; LEAF_ENTRIES], m2p: M2p<'_>) -> bool {
         Some((&entry, index)) if entry & IDENTITY != 0 => (entry & !IDENTITY).checked_sub(index),
         Some((&entry, index)) => m2p.pfn(entry).and_then(|pfn| pfn.checked_sub(index)),
     };
-    base.is_some_and(|base| base % LEAF_ENTRIES as u64 == 0 && maps_from(leaf, base, m2p))
+    // A guest can write any number into its M2P entries: the leaf must end below the last PFN there is.
+    base.is_some_and(|base| {
+        let count = LEAF_ENTRIES as u64;
+        base % count == 0 && base.checked_add(count).is_some() && maps_from(leaf, base, m2p)
+    })
 }
 
 fn maps_from(leaf: &[u64; LEAF_ENTRIES], base: u64, m2p: M2p<'_>) -> bool {

@@ -1,0 +1,368 @@
+//! The life of a domain against a model that keeps everything the slow way.
+
+use crate::{config, words};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use vmcrypt_core::abi::DomainInfo;
+use vmcrypt_core::cipher::PageTag;
+use vmcrypt_core::domain::{Domain, Enter};
+use vmcrypt_core::ids::SessionId;
+use vmcrypt_core::sethash::SetHash;
+use vmcrypt_core::{Pfn, PfnSet, PlainClass, Refusal, State};
+
+/// Pages that the domain has.
+const PFNS: u64 = 12;
+
+const STATES: [State; 6] = [
+    State::Building,
+    State::Sealing,
+    State::Running,
+    State::Suspended,
+    State::Dying,
+    State::Refused,
+];
+
+/// The steps of a life. Whatever is not here is not possible.
+fn possible(from: State, to: State) -> bool {
+    use State::{Building, Dying, Refused, Running, Sealing, Suspended};
+    to == Dying
+        || [
+            (Building, Sealing),
+            (Sealing, Building),
+            (Sealing, Running),
+            (Sealing, Refused),
+            (Running, Suspended),
+            (Suspended, Running),
+        ]
+        .contains(&(from, to))
+}
+
+/// A domain that is in `state`.
+fn domain_in(state: State) -> Domain {
+    use State::{Building, Dying, Refused, Running, Sealing, Suspended};
+    let way: &[State] = match state {
+        Building => &[],
+        Sealing => &[Sealing],
+        Running => &[Sealing, Running],
+        Suspended => &[Sealing, Running, Suspended],
+        Dying => &[Dying],
+        Refused => &[Sealing, Refused],
+    };
+    let mut domain = Domain::new();
+    for step in way {
+        assert!(domain.enter(*step));
+    }
+    assert_eq!(domain.state(), state);
+    domain
+}
+
+#[test]
+fn no_state_is_left_but_by_a_legal_step() {
+    for from in STATES {
+        for to in STATES {
+            let mut domain = domain_in(from);
+            let allowed = possible(from, to);
+            assert_eq!(domain.enter(to), allowed, "{from:?} to {to:?}");
+            assert_eq!(domain.state(), if allowed { to } else { from });
+        }
+    }
+}
+
+/// A domain with its memory and, if `whole`, all of its pages exported under a session.
+struct Guest {
+    domain: Domain,
+    words: Vec<std::sync::atomic::AtomicU64>,
+    tags: Vec<PageTag>,
+    sessions: u8,
+}
+
+impl Guest {
+    fn new(domain: Domain) -> Self {
+        Self {
+            domain,
+            words: words(PFNS),
+            tags: vec![PageTag::default(); PFNS as usize],
+            sessions: 0,
+        }
+    }
+
+    fn open(&mut self) -> SessionId {
+        self.sessions += 1;
+        let id = SessionId([self.sessions; 16]);
+        PfnSet::new(&self.words).clear();
+        self.domain.open_session(id);
+        id
+    }
+
+    fn begin(&mut self) -> Option<SessionId> {
+        match self.domain.begin_page(false) {
+            Enter::Ready(id) => Some(id),
+            Enter::Again => None,
+            Enter::Open => {
+                let id = self.open();
+                assert_eq!(self.domain.begin_page(false), Enter::Ready(id));
+                Some(id)
+            }
+        }
+    }
+
+    fn end(&mut self, pfn: u64, content: u8) {
+        let exported = PfnSet::new(&self.words);
+        self.domain
+            .end_page(Pfn(pfn), PageTag([content; 16]), exported, &mut self.tags);
+    }
+
+    fn forget(&mut self, pfn: u64) {
+        let exported = PfnSet::new(&self.words);
+        self.domain.forget_page(Pfn(pfn), exported, &self.tags);
+    }
+
+    fn export_all(&mut self) {
+        for pfn in 0..PFNS {
+            assert!(self.begin().is_some());
+            self.end(pfn, pfn as u8);
+        }
+    }
+}
+
+#[test]
+fn a_record_is_given_out_of_a_suspended_and_complete_domain_only() {
+    for state in STATES {
+        let mut guest = Guest::new(domain_in(state));
+        guest.export_all();
+        let complete = guest.domain.export(PFNS);
+        assert_eq!(complete.is_ok(), state == State::Suspended, "{state:?}");
+        for private in [0, PFNS - 1, PFNS + 1, u64::MAX] {
+            assert_eq!(
+                guest.domain.export(private),
+                Err(Refusal::Incomplete),
+                "{state:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn without_a_session_there_is_no_record() {
+    assert_eq!(domain_in(State::Suspended).export(0), Err(Refusal::Incomplete));
+}
+
+/// A page that was never sent, one that left the domain, one that came in.
+#[test]
+fn one_page_more_or_less_withholds_the_record() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    guest.export_all();
+    guest.forget(3);
+    assert_eq!(guest.domain.export(PFNS), Err(Refusal::Incomplete));
+    assert!(guest.domain.export(PFNS - 1).is_ok());
+    guest.begin();
+    guest.end(3, 99);
+    assert!(guest.domain.export(PFNS).is_ok());
+}
+
+/// No two records may be sealed under one key stream.
+#[test]
+fn records_of_one_session_are_numbered() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    guest.export_all();
+    let numbers: Vec<u64> = (0..5)
+        .map(|_| guest.domain.export(PFNS).expect("complete").1)
+        .collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4]);
+    // A refusal in between uses none up twice.
+    assert!(guest.domain.export(1).is_err());
+    assert_eq!(guest.domain.export(PFNS).expect("complete").1, 5);
+}
+
+#[test]
+fn a_session_does_not_survive_that_the_domain_runs_on() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    guest.export_all();
+    let (first, ..) = guest.domain.export(PFNS).expect("complete");
+    assert!(guest.domain.enter(State::Running));
+    assert_eq!(
+        guest.domain.begin_page(false),
+        Enter::Open,
+        "even if nothing asks before the next suspend"
+    );
+    assert!(guest.domain.enter(State::Suspended));
+    assert_eq!(guest.domain.export(PFNS), Err(Refusal::Incomplete));
+    let mut info = DomainInfo::default();
+    guest.domain.describe(&mut info);
+    assert_eq!((info.session, info.exported), ([0; 16], 0));
+    guest.export_all();
+    assert_ne!(guest.domain.export(PFNS).expect("complete").0, first);
+}
+
+/// What live migration does: pages first, then the suspend, then the pages that changed.
+#[test]
+fn a_session_survives_the_suspend() {
+    let mut guest = Guest::new(domain_in(State::Running));
+    guest.export_all();
+    assert!(guest.domain.enter(State::Suspended));
+    assert!(guest.domain.export(PFNS).is_ok());
+}
+
+/// Keys must not change under a page that another CPU is encrypting.
+#[test]
+fn a_session_that_must_end_waits_for_what_is_in_flight() {
+    let ends: [(&str, fn(&mut Guest) -> Enter); 2] = [
+        ("idle", |guest| guest.domain.begin_page(true)),
+        ("resumed", |guest| {
+            guest.domain.enter(State::Running);
+            guest.domain.begin_page(false)
+        }),
+    ];
+    for (why, end) in ends {
+        let mut guest = Guest::new(domain_in(State::Suspended));
+        guest.begin();
+        guest.begin();
+        assert_eq!(end(&mut guest), Enter::Again, "{why}");
+        guest.end(0, 1);
+        assert_eq!(end(&mut guest), Enter::Again, "{why}: one is left");
+        guest.end(1, 1);
+        assert_eq!(end(&mut guest), Enter::Open, "{why}");
+    }
+}
+
+#[test]
+fn pages_that_do_not_exist_are_not_accounted() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    for pfn in [PFNS, 63, 64, u64::MAX] {
+        guest.begin();
+        guest.end(pfn, 1);
+        guest.forget(pfn);
+    }
+    let (_, _, digest) = guest.domain.export(0).expect("there is no page");
+    assert_eq!(digest, SetHash::EMPTY);
+}
+
+#[test]
+fn everything_is_counted() {
+    let mut domain = domain_in(State::Running);
+    let mut info = DomainInfo::default();
+    domain.describe(&mut info);
+    assert_eq!((info.state, info.last_refusal), (State::Running as u32, 0));
+    for (count, refusal) in (1u64..).zip(Refusal::all()) {
+        (0..count).for_each(|_| assert_eq!(domain.refuse(refusal), refusal));
+        domain.describe(&mut info);
+        assert_eq!(info.last_refusal, refusal as u32 + 1);
+    }
+    for (count, refusal) in (1u64..).zip(Refusal::all()) {
+        assert_eq!(info.refusals[refusal as usize], count, "{}", refusal.name());
+    }
+    for class in PlainClass::ALL {
+        domain.plain_lost(class);
+        (0..3).for_each(|_| domain.plain_gained(class));
+        domain.plain_lost(class);
+    }
+    domain.describe(&mut info);
+    assert_eq!(info.plain, [2, 2, 2, 2, 2, 2, 2, 0]);
+    domain.plain_reset();
+    domain.describe(&mut info);
+    assert_eq!(info.plain, [0; 8]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Begin { idle: bool },
+    End { which: prop::sample::Index, content: u8 },
+    Forget(u64),
+    Enter(State),
+    Export { wrong: bool },
+}
+
+fn page() -> impl Strategy<Value = u64> {
+    prop_oneof![12 => 0..PFNS, 1 => PFNS..100u64, 1 => Just(u64::MAX)]
+}
+
+/// Weighted so that domains get to where there is something to export, and are resumed from there.
+fn step() -> impl Strategy<Value = (Step, u64)> {
+    let step = prop_oneof![
+        20 => prop::bool::weighted(0.02).prop_map(|idle| Step::Begin { idle }),
+        20 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(which, content)| Step::End { which, content }),
+        2 => page().prop_map(Step::Forget),
+        2 => prop::sample::select(vec![State::Sealing, State::Running, State::Suspended, State::Suspended]).prop_map(Step::Enter),
+        1 => prop::sample::select(STATES[..4].to_vec()).prop_map(Step::Enter),
+        8 => any::<bool>().prop_map(|wrong| Step::Export { wrong }),
+    ];
+    (step, page())
+}
+
+/// What the domain should know.
+#[derive(Default)]
+struct Model {
+    session: Option<SessionId>,
+    /// Latest tag of every page exported in the session.
+    exported: BTreeMap<u64, PageTag>,
+    records: u64,
+    stale: bool,
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn any_life_agrees_with_the_model(
+        start in prop::sample::select(STATES.to_vec()),
+        steps in prop::collection::vec(step(), 0..300),
+    ) {
+        let mut guest = Guest::new(domain_in(start));
+        let mut model = Model::default();
+        let mut in_flight = Vec::new();
+        for (step, pfn) in steps {
+            match step {
+                Step::Begin { idle } => match guest.domain.begin_page(idle) {
+                    Enter::Ready(id) => {
+                        prop_assert!(!idle && !model.stale && model.session == Some(id));
+                        in_flight.push(pfn);
+                    }
+                    Enter::Open => {
+                        prop_assert!(in_flight.is_empty());
+                        prop_assert!(idle || model.stale || model.session.is_none());
+                        model = Model { session: Some(guest.open()), ..Model::default() };
+                    }
+                    Enter::Again => {
+                        prop_assert!(!in_flight.is_empty());
+                        prop_assert!(idle || model.stale);
+                    }
+                },
+                Step::End { which, content } if !in_flight.is_empty() => {
+                    // Several CPUs: they end in any order.
+                    let pfn = in_flight.swap_remove(which.index(in_flight.len()));
+                    guest.end(pfn, content);
+                    if pfn < PFNS {
+                        model.exported.insert(pfn, PageTag([content; 16]));
+                    }
+                }
+                Step::End { .. } => {}
+                Step::Forget(pfn) => {
+                    guest.forget(pfn);
+                    model.exported.remove(&pfn);
+                }
+                Step::Enter(next) => {
+                    let from = guest.domain.state();
+                    prop_assert_eq!(guest.domain.enter(next), possible(from, next));
+                    if possible(from, next) && matches!(next, State::Running | State::Refused) {
+                        model.stale = true;
+                    }
+                }
+                Step::Export { wrong } => {
+                    let private = model.exported.len() as u64 + u64::from(wrong);
+                    let allowed = guest.domain.state() == State::Suspended
+                        && model.session.is_some() && !model.stale && !wrong;
+                    let mut sum = SetHash::EMPTY;
+                    model.exported.values().for_each(|tag| sum.add(tag));
+                    let expected = match model.session {
+                        Some(id) if allowed => Ok((id, model.records, sum)),
+                        _ => Err(Refusal::Incomplete),
+                    };
+                    prop_assert_eq!(guest.domain.export(private), expected);
+                    model.records += u64::from(allowed);
+                }
+            }
+            let marked: Vec<u64> = PfnSet::new(&guest.words).common(PfnSet::new(&guest.words)).map(|p| p.0).collect();
+            prop_assert!(marked.iter().eq(model.exported.keys()), "{:?}", marked);
+        }
+    }
+}
