@@ -29,6 +29,7 @@ pub fn run(_args: &Args) -> Result<()> {
         stock: xen::build(Flavour::Stock)?.join("xen"),
         vmcrypt: xen::build(Flavour::Product)?.join("xen"),
         echo: false,
+        until: None,
     };
     let image = Image::ensure()?;
     let stock = Side::watch("stock Xen", &image, Config::STOCK, &options)?;

@@ -59,5 +59,6 @@ fn options(cases: &[&Case], args: &Args) -> Result<Options> {
         vmcrypt: built(Hypervisor::VmCrypt, Flavour::Product, &args.hypervisor)?,
         stock: built(Hypervisor::Stock, Flavour::Stock, &args.stock)?,
         echo: args.keep,
+        until: None,
     })
 }

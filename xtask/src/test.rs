@@ -23,6 +23,7 @@ use crate::{
 
 mod fuzz;
 mod harness;
+mod miri;
 
 /// Run everything that CI runs
 ///
@@ -32,6 +33,10 @@ pub struct Args {
     /// Leave out what boots Xen, and fuzz for a moment only
     #[arg(long)]
     quick: bool,
+
+    /// Begin no end-to-end case after this many minutes of them; those left count as skipped
+    #[arg(long, value_name = "MINUTES", default_value_t = 50)]
+    minutes: u64,
 }
 
 /// Run the verb.
@@ -84,6 +89,12 @@ const SECTIONS: &[Section] = &[
         run: |_| harness::run(),
     },
     Section {
+        name: "Miri",
+        needs: &[],
+        slow: false,
+        run: |_| miri::run(),
+    },
+    Section {
         name: "fuzzing",
         needs: &[],
         slow: false,
@@ -129,7 +140,7 @@ const SECTIONS: &[Section] = &[
         name: "e2e",
         needs: &["stock Xen", "Xen", "image"],
         slow: true,
-        run: |_| e2e(),
+        run: e2e,
     },
 ];
 
@@ -227,11 +238,12 @@ fn count(log: &Path) -> Result<Tally> {
         .sum())
 }
 
-fn e2e() -> Result<Tally> {
+fn e2e(args: &Args) -> Result<Tally> {
     let options = Options {
         stock: Flavour::Stock.dir().join("xen"),
         vmcrypt: Flavour::Product.dir().join("xen"),
         echo: false,
+        until: Some(Instant::now() + Duration::from_secs(60 * args.minutes)),
     };
     vmcrypt_e2e::run(&vmcrypt_e2e::select(&[])?, &options)
 }

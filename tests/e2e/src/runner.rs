@@ -6,6 +6,8 @@ use crate::dom0::{Dom0, SHORT};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
 use std::time::Instant;
 use vmcrypt_host::{Tally, paths, progress};
 use vmcrypt_testbed::{Boot, Image, Machine};
@@ -19,6 +21,8 @@ pub struct Options {
     pub stock: PathBuf,
     /// Show on stderr what happens in dom0.
     pub echo: bool,
+    /// After this moment no further case is begun: those left are skipped, and said to be.
+    pub until: Option<Instant>,
 }
 
 /// The cases with these names; all when none is given. A name ending in `*` stands for all that begin so.
@@ -39,52 +43,83 @@ pub fn select(names: &[String]) -> Result<Vec<&'static Case>> {
         .collect())
 }
 
-/// Runs cases and prints a line for each.
+/// Runs cases and prints a line for each. One machine per CPU of this one runs at a time; cases that
+/// bring their own machines, or measure, come last and alone.
 pub fn run(selected: &[&'static Case], options: &Options) -> Result<Tally> {
     let image = Image::ensure()?;
-    let logs = paths::target_subdir("testbed/logs")?;
-    let mut order: Vec<&Case> = selected.to_vec();
+    let (free, mut shared): (Vec<_>, Vec<_>) =
+        selected.iter().copied().partition(|case| case.machine().is_none());
     // Stable: within one boot the order of the table stays.
-    order.sort_by_key(|case| case.machine());
-    let mut tally = Tally::default();
-    let mut running: Option<(Config, Dom0)> = None;
-    for case in order {
+    shared.sort_by_key(|case| case.machine());
+    let queue = Queue { waiting: Mutex::new(shared), tally: Mutex::default(), options, image: &image };
+    let lanes = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_LANES));
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(|| queue.lane())).collect();
+        lanes
+            .into_iter()
+            .try_for_each(|lane| lane.join().expect("a lane returns its errors"))
+    })?;
+    for case in free {
+        let Body::Free(_, body) = case.body else { continue };
+        queue.judge(case, |_| body(&image, options))?;
+    }
+    let tally = queue.tally.into_inner().expect("no lane panicked");
+    println!("{tally}");
+    Ok(tally)
+}
+
+/// Machines that run at once, at most; each takes some 3 GiB of memory.
+const MAX_LANES: usize = 4;
+
+/// The cases that no lane has begun yet, and what came out of the others.
+struct Queue<'a> {
+    waiting: Mutex<Vec<&'static Case>>,
+    tally: Mutex<Tally>,
+    options: &'a Options,
+    image: &'a Image,
+}
+
+impl Queue<'_> {
+    /// Runs cases until none is left, on the machine that is up as long as there are cases for it.
+    fn lane(&self) -> Result<()> {
+        let mut running: Option<(Config, Dom0)> = None;
+        while let Some(case) = self.next(running.as_ref().map(|(config, _)| *config)) {
+            let Body::In(config, body) = case.body else { continue };
+            let up = running.take().filter(|(old, _)| *old == config);
+            self.judge(case, |dir| {
+                let boot_dir = dir.with_file_name(format!("boot-for-{}", case.name));
+                let mut dom0 = match up {
+                    Some((_, dom0)) => dom0,
+                    None => boot(self.image, config, self.options, &boot_dir)?,
+                };
+                let verdict = attempt(&mut dom0, body, dir);
+                let _ = fs::write(dir.join("xen.log"), dom0.machine().console());
+                // A machine that saw a case fail proves nothing for the next one.
+                running = verdict.is_ok().then_some((config, dom0));
+                verdict
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The next case: one for the machine that is up, if there is one.
+    fn next(&self, up: Option<Config>) -> Option<&'static Case> {
+        let mut waiting = self.waiting.lock().expect("no lane panicked");
+        let fits = waiting.iter().position(|case| up.is_some() && case.machine() == up);
+        (!waiting.is_empty()).then(|| waiting.remove(fits.unwrap_or(0)))
+    }
+
+    /// Runs one case, prints its line, keeps its verdict.
+    fn judge(&self, case: &Case, body: impl FnOnce(&Path) -> Verdict) -> Result<()> {
         let start = Instant::now();
-        let dir = logs.join(case.name);
+        let dir = paths::target_subdir("testbed/logs")?.join(case.name);
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
-        let verdict = match case.body {
-            Body::Free(_, body) => {
-                running = None;
-                body(&image, options)
-            }
-            Body::In(config, body) => {
-                let reusable = running
-                    .take()
-                    .filter(|(old, _)| *old == config)
-                    .map(|(_, dom0)| dom0);
-                let dom0 = reusable.map_or_else(
-                    || {
-                        boot(
-                            &image,
-                            config,
-                            options,
-                            &logs.join(format!("boot-for-{}", case.name)),
-                        )
-                    },
-                    Ok,
-                );
-                match dom0 {
-                    Err(error) => Err(Problem::Error(error)),
-                    Ok(mut dom0) => {
-                        let verdict = attempt(&mut dom0, body, &dir);
-                        let _ = fs::write(dir.join("xen.log"), dom0.machine().console());
-                        // A machine that saw a case fail proves nothing for the next one.
-                        running = verdict.is_ok().then_some((config, dom0));
-                        verdict
-                    }
-                }
-            }
+        let verdict = if self.options.until.is_some_and(|end| start > end) {
+            let why = "the time for end-to-end cases is used up; `cargo xtask e2e` runs them all";
+            Err(Problem::Skip(why.to_owned()))
+        } else {
+            body(&dir)
         };
         let time = progress::seconds(start.elapsed());
         let (word, one, text) = match &verdict {
@@ -93,16 +128,11 @@ pub fn run(selected: &[&'static Case], options: &Options) -> Result<Tally> {
             Err(problem @ Problem::Error(_)) => ("ERROR", Tally::FAIL, problem.to_string()),
             Err(problem @ Problem::Skip(_)) => ("SKIP", Tally::SKIP, problem.to_string()),
         };
-        println!(
-            "{word:<5} {:<24} {time:>8}  {}",
-            case.name,
-            text.replace('\n', " | ")
-        );
+        println!("{word:<5} {:<24} {time:>8}  {}", case.name, text.replace('\n', " | "));
         fs::write(dir.join("verdict"), format!("{word}\n{text}\n"))?;
-        tally += one;
+        *self.tally.lock().expect("no lane panicked") += one;
+        Ok(())
     }
-    println!("{tally}");
-    Ok(tally)
 }
 
 /// Boots the machine that a configuration describes; its console goes to `dir`.
