@@ -206,7 +206,8 @@ fn a_session_survives_the_suspend() {
 /// Keys must not change under a page that another CPU is encrypting.
 #[test]
 fn a_session_that_must_end_waits_for_what_is_in_flight() {
-    let ends: [(&str, fn(&mut Guest) -> Enter); 2] = [
+    type End = fn(&mut Guest) -> Enter;
+    let ends: [(&str, End); 2] = [
         ("idle", |guest| guest.domain.begin_page(true)),
         ("resumed", |guest| {
             guest.domain.enter(State::Running);

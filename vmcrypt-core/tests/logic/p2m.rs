@@ -120,7 +120,7 @@ fn a_page_of_ones_is_the_leaf_of_absent_memory() {
 #[test]
 fn an_identity_leaf_is_taken() {
     let machine = Machine::new();
-    for base in [0, 512, 0xa0000 - 0xa0000 % 512, 1 << 30] {
+    for base in [0, 512, 0xa0000, 1 << 30] {
         let mut leaf: Leaf = std::array::from_fn(|index| (base + index as u64) | IDENTITY);
         assert!(machine.takes(&leaf), "base {base:#x}");
         leaf.swap(3, 4);
