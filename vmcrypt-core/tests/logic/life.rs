@@ -226,6 +226,23 @@ fn a_session_that_must_end_waits_for_what_is_in_flight() {
     }
 }
 
+/// A domain may grow, which forgets what was exported, only while no record can come of it.
+#[test]
+fn a_domain_is_exporting_while_a_record_can_follow() {
+    let mut guest = Guest::new(domain_in(State::Running));
+    assert!(!guest.domain.exporting(false), "there is no session");
+    guest.begin();
+    assert!(guest.domain.exporting(true), "a page is in flight");
+    guest.end(0, 1);
+    assert!(guest.domain.exporting(false));
+    assert!(
+        !guest.domain.exporting(true),
+        "nobody holds a page of it: an aborted migration"
+    );
+    assert!(!guest.domain.exporting(false), "and it stays so");
+    assert_eq!(guest.domain.begin_page(false), Enter::Open);
+}
+
 #[test]
 fn pages_that_do_not_exist_are_not_accounted() {
     let mut guest = Guest::new(domain_in(State::Suspended));
@@ -270,6 +287,7 @@ enum Step {
     End { which: prop::sample::Index, content: u8 },
     Forget(u64),
     Enter(State),
+    Grow { idle: bool },
     Export { wrong: bool },
 }
 
@@ -285,6 +303,7 @@ fn step() -> impl Strategy<Value = (Step, u64)> {
         2 => page().prop_map(Step::Forget),
         2 => prop::sample::select(vec![State::Sealing, State::Running, State::Suspended, State::Suspended]).prop_map(Step::Enter),
         1 => prop::sample::select(STATES[..4].to_vec()).prop_map(Step::Enter),
+        1 => prop::bool::weighted(0.3).prop_map(|idle| Step::Grow { idle }),
         8 => any::<bool>().prop_map(|wrong| Step::Export { wrong }),
     ];
     (step, page())
@@ -345,8 +364,12 @@ proptest! {
                     let from = guest.domain.state();
                     prop_assert_eq!(guest.domain.enter(next), possible(from, next));
                     if possible(from, next) && matches!(next, State::Running | State::Refused) {
-                        model.stale = true;
+                        model.stale = model.session.is_some();
                     }
+                }
+                Step::Grow { idle } => {
+                    model.stale |= model.session.is_some() && idle && in_flight.is_empty();
+                    prop_assert_eq!(guest.domain.exporting(idle), model.session.is_some() && !model.stale);
                 }
                 Step::Export { wrong } => {
                     let private = model.exported.len() as u64 + u64::from(wrong);
