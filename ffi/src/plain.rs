@@ -50,12 +50,13 @@ pub unsafe extern "C" fn vmc_plain_has(domain: *mut VmcDomain, pfn: u64) -> bool
     unsafe { locked(domain) }.plain().contains(Pfn(pfn))
 }
 
-/// Whether `leaf` is a P2M leaf, judged by the M2P of `mfns` entries.
+/// Whether `leaf` is a P2M leaf, for the PFNs from `base` on unless that is all ones, judged by the M2P of
+/// `mfns` entries.
 ///
 /// # Safety
 /// `leaf` holds 512 entries that do not change during the call; `m2p` holds `mfns` entries.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_p2m_is_leaf(leaf: *const u64, m2p: *const u64, mfns: u64) -> bool {
+pub unsafe extern "C" fn vmc_p2m_is_leaf(leaf: *const u64, base: u64, m2p: *const u64, mfns: u64) -> bool {
     // SAFETY: by the caller's promise.
     let (leaf, m2p) = unsafe {
         (
@@ -63,5 +64,5 @@ pub unsafe extern "C" fn vmc_p2m_is_leaf(leaf: *const u64, m2p: *const u64, mfns
             slice::from_raw_parts(m2p.cast::<AtomicU64>(), mfns as usize),
         )
     };
-    p2m::is_leaf(leaf, M2p(m2p))
+    p2m::is_leaf(leaf, (base != u64::MAX).then_some(Pfn(base)), M2p(m2p))
 }

@@ -6,6 +6,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::Pfn;
+
 /// Entries in a leaf.
 pub const LEAF_ENTRIES: usize = 512;
 /// Entry of a PFN without memory (Linux: `INVALID_P2M_ENTRY`, `arch/x86/include/asm/xen/page.h`).
@@ -26,29 +28,31 @@ impl M2p<'_> {
 }
 
 /// Whether `leaf` is a P2M leaf: every entry is what it should be for some first PFN that is a multiple
-/// of 512. A leaf without any entry that tells its PFNs is the one that stands for memory not there.
-pub fn is_leaf(leaf: &[u64; LEAF_ENTRIES], m2p: M2p<'_>) -> bool {
-    let first = leaf
-        .iter()
-        .zip(0u64..)
-        .find(|(entry, _)| **entry != INVALID && **entry & FOREIGN == 0);
-    let base = match first {
-        None => Some(0),
+/// of 512, and that is `base` if one is given. A leaf without any entry that tells its PFNs stands for
+/// memory that is not there, wherever that is.
+pub fn is_leaf(leaf: &[u64; LEAF_ENTRIES], base: Option<Pfn>, m2p: M2p<'_>) -> bool {
+    let first = leaf.iter().zip(0u64..).find(|(entry, _)| **entry != INVALID && **entry & FOREIGN == 0);
+    let told = match first {
+        None => return leaf.iter().all(|&entry| is_absent(entry, m2p)),
         Some((&entry, index)) if entry & IDENTITY != 0 => (entry & !IDENTITY).checked_sub(index),
         Some((&entry, index)) => m2p.pfn(entry).and_then(|pfn| pfn.checked_sub(index)),
     };
     // A guest can write any number into its M2P entries: the leaf must end below the last PFN there is.
-    base.is_some_and(|base| {
-        let count = LEAF_ENTRIES as u64;
-        base % count == 0 && base.checked_add(count).is_some() && maps_from(leaf, base, m2p)
+    told.is_some_and(|told| {
+        told % LEAF_ENTRIES as u64 == 0
+            && told.checked_add(LEAF_ENTRIES as u64).is_some()
+            && base.is_none_or(|base| base.0 == told)
+            && maps_from(leaf, told, m2p)
     })
+}
+
+/// Whether `entry` names no frame of the domain.
+fn is_absent(entry: u64, m2p: M2p<'_>) -> bool {
+    entry == INVALID || (entry & FOREIGN != 0 && entry & IDENTITY == 0 && m2p.pfn(entry & !FOREIGN).is_some())
 }
 
 fn maps_from(leaf: &[u64; LEAF_ENTRIES], base: u64, m2p: M2p<'_>) -> bool {
     leaf.iter().zip(base..).all(|(&entry, pfn)| {
-        entry == INVALID
-            || entry == (pfn | IDENTITY)
-            || m2p.pfn(entry) == Some(pfn)
-            || (entry & FOREIGN != 0 && entry & IDENTITY == 0 && m2p.pfn(entry & !FOREIGN).is_some())
+        is_absent(entry, m2p) || entry == (pfn | IDENTITY) || m2p.pfn(entry) == Some(pfn)
     })
 }

@@ -655,12 +655,16 @@ void vmc_plain_lose(struct VmcDomain *domain, uint64_t pfn, uint32_t class_);
 bool vmc_plain_has(struct VmcDomain *domain, uint64_t pfn);
 
 /**
- * Whether `leaf` is a P2M leaf, judged by the M2P of `mfns` entries.
+ * Whether `leaf` is a P2M leaf, for the PFNs from `base` on unless that is all ones, judged by the M2P of
+ * `mfns` entries.
  *
  * # Safety
  * `leaf` holds 512 entries that do not change during the call; `m2p` holds `mfns` entries.
  */
-bool vmc_p2m_is_leaf(const uint64_t *leaf, const uint64_t *m2p, uint64_t mfns);
+bool vmc_p2m_is_leaf(const uint64_t *leaf,
+                     uint64_t base,
+                     const uint64_t *m2p,
+                     uint64_t mfns);
 
 /**
  * Largest number of bytes that the domain's record can take.

@@ -113,10 +113,44 @@ mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va)
     return mfn;
 }
 
-bool vmcrypt_is_leaf(const void *page)
+bool vmcrypt_is_leaf(const void *page, unsigned long base)
 {
-    return vmc_p2m_is_leaf(page, (const uint64_t *)machine_to_phys_mapping,
+    const uint64_t *entry = page;
+    unsigned int i;
+
+    /* The M2P has no memory behind it where the machine has none. */
+    for ( i = 0; i < PAGE_SIZE / sizeof(*entry); i++ )
+    {
+        uint64_t mfn = entry[i] & ~(1UL << 63);
+
+        if ( mfn < max_page && !mfn_valid(_mfn(mfn)) )
+            return false;
+    }
+
+    return vmc_p2m_is_leaf(page, base,
+                           (const uint64_t *)machine_to_phys_mapping,
                            max_page);
+}
+
+/*
+ * In a restore the M2P alone proves nothing: dom0 filled the leaf, and another
+ * domain's frame may have the same PFN.  Counts the entries that name the very
+ * frame that was found at their PFN.
+ */
+static bool check_leaf(struct vmcrypt_domain *vm, const uint64_t *entry,
+                       unsigned long base)
+{
+    unsigned int i;
+
+    for ( i = 0; vm->seal.mfn && i < PAGE_SIZE / sizeof(*entry); i++ )
+        if ( entry[i] < max_page )
+        {
+            if ( entry[i] != mfn_x(vmcrypt_sealing_mfn(vm, base + i)) )
+                return false;
+            vm->seal.found++;
+        }
+
+    return true;
 }
 
 /* Forget the leaves of the last walk. */
@@ -175,7 +209,8 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at)
             leaf = map_domain_page(mfn);
             memcpy(scratch, leaf, PAGE_SIZE);
             unmap_domain_page(leaf);
-            if ( vmcrypt_is_leaf(scratch) )
+            if ( vmcrypt_is_leaf(scratch, i * 512) &&
+                 check_leaf(vm, scratch, i * 512) )
             {
                 vm->leaf[i] = get_gpfn_from_mfn(mfn_x(mfn));
                 vmcrypt_gain(vm, vm->leaf[i], VMC_CLASS_P2M);

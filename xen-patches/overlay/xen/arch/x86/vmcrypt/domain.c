@@ -92,6 +92,7 @@ void vmcrypt_domain_destroy(struct domain *d)
 
     d->arch.vmcrypt = NULL;
     vmcrypt_nr_domains--;
+    vmcrypt_seal_free(vm);
     vmcrypt_drop_record(vm);
     vmc_domain_wipe(vm->rust);
     vmcrypt_detach(vm);
@@ -210,7 +211,10 @@ int vmcrypt_prepare_suspend(struct domain *d)
 
     rc = vmcrypt_replica_refresh(vm);
     if ( !rc )
+    {
         vm->p2m_marked = false;
+        vm->suspends = true;
+    }
 
     return rc;
 }
@@ -219,7 +223,8 @@ void vmcrypt_suspended(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
 
-    if ( vm && d->shutdown_code == SHUTDOWN_suspend )
+    /* Only if the guest itself asked: dom0 must not choose the moment. */
+    if ( vm && vm->suspends && d->shutdown_code == SHUTDOWN_suspend )
         vmcrypt_enter(vm, VMC_STATE_SUSPENDED);
 }
 
@@ -227,19 +232,47 @@ void vmcrypt_resumed(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
 
-    if ( vm && vmcrypt_state(vm) == VMC_STATE_SUSPENDED )
-        vmcrypt_enter(vm, VMC_STATE_RUNNING);
+    if ( !vm || vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
+        return;
+
+    /*
+     * A guest that resumes where it suspended must learn that: otherwise it
+     * takes PFNs in start_info for frames of its own choice.
+     */
+    vm->suspends = false;
+    d->vcpu[0]->arch.user_regs.rax = 1;
+    vmcrypt_enter(vm, VMC_STATE_RUNNING);
 }
 
 bool vmcrypt_page_freed(struct domain *d, const struct page_info *page)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
+    mfn_t mfn = page_to_mfn(page);
+    unsigned long pfn = get_gpfn_from_mfn(mfn_x(mfn));
+    /* A page that is freed has no type, so it is plain as a leaf or not. */
+    enum VmcClass class = VMC_CLASS_P2M;
 
     if ( likely(!vm) )
         return false;
 
+    if ( mfn_eq(mfn, vm->start_info) )
+    {
+        vm->start_info = INVALID_MFN;
+        class = VMC_CLASS_START_INFO;
+    }
+    else if ( mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store) )
+    {
+        if ( mfn_eq(mfn, vm->console) )
+            vm->console = INVALID_MFN;
+        else
+            vm->store = INVALID_MFN;
+        class = VMC_CLASS_RING;
+    }
+
+    vmcrypt_reset_maps(mfn);
     spin_lock(&vm->lock);
-    vmc_page_forget(vm->rust, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))));
+    vmc_plain_lose(vm->rust, pfn, class);
+    vmc_page_forget(vm->rust, pfn);
     spin_unlock(&vm->lock);
 
     return true;
@@ -332,6 +365,11 @@ int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
     case XEN_DOMCTL_set_target:
         return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
 
+    case XEN_DOMCTL_assign_device:
+    case XEN_DOMCTL_memory_mapping:
+    case XEN_DOMCTL_iomem_permission:
+    case XEN_DOMCTL_ioport_permission:
+    case XEN_DOMCTL_bind_pt_irq:
     case XEN_DOMCTL_hypercall_init:
     case XEN_DOMCTL_set_ext_vcpucontext:
     case XEN_DOMCTL_set_vcpu_msrs:

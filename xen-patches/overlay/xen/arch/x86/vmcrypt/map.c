@@ -40,6 +40,15 @@ unsigned int vmcrypt_foreign_maps(mfn_t mfn)
     return count ? ACCESS_ONCE(*count) : ~0U;
 }
 
+/* A frame that leaves its domain is mapped by nobody. */
+void vmcrypt_reset_maps(mfn_t mfn)
+{
+    uint16_t *count = count_of(mfn);
+
+    if ( count )
+        *count = 0;
+}
+
 static bool count_map(mfn_t mfn, int change)
 {
     uint16_t *count = count_of(mfn);
@@ -83,6 +92,13 @@ void vmcrypt_grant_unmapped(mfn_t frame, const struct domain *mapper)
         count_map(frame, -1);
 }
 
+static bool changing_plain(const struct vmcrypt_domain *vm,
+                           const struct page_info *page)
+{
+    return vmcrypt_type_class(page) >= 0 ||
+           mfn_eq(page_to_mfn(page), vm->start_info);
+}
+
 /* What the map policy needs to know about a frame. */
 static unsigned int frame_kind(struct vmcrypt_domain *vm,
                                const struct page_info *page, bool *p2m)
@@ -102,7 +118,7 @@ static unsigned int frame_kind(struct vmcrypt_domain *vm,
     if ( !vmc_plain_has(vm->rust, pfn) )
         return VMC_FRAME_ORDINARY;
 
-    if ( vmcrypt_type_class(page) >= 0 || mfn_eq(mfn, vm->start_info) )
+    if ( changing_plain(vm, page) )
         return VMC_FRAME_CHANGING;
 
     *p2m = true;
@@ -114,18 +130,21 @@ static bool snapshot(struct vmcrypt_domain *vm, struct page_info *page,
                      void *scratch, bool p2m)
 {
     int epoch = atomic_read(&vm->epoch);
-    const void *src = __map_domain_page(page);
+    const void *src;
 
+    smp_rmb();
+    if ( !p2m && !changing_plain(vm, page) )
+        return false;
+
+    src = __map_domain_page(page);
     memcpy(scratch, src, PAGE_SIZE);
     unmap_domain_page(src);
     smp_rmb();
 
     if ( p2m )
-        return vmcrypt_is_leaf(scratch);
+        return vmcrypt_is_leaf(scratch, ~0UL);
 
-    return atomic_read(&vm->epoch) == epoch &&
-           (vmcrypt_type_class(page) >= 0 ||
-            mfn_eq(page_to_mfn(page), vm->start_info));
+    return atomic_read(&vm->epoch) == epoch && changing_plain(vm, page);
 }
 
 /* The domain may run and dom0 has nothing of it, so no save is under way. */
@@ -223,6 +242,9 @@ static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
     frame = frame_kind(vm, page, &p2m);
     verdict = vmc_map_judge(vm->rust, frame, flags & _PAGE_RW,
                             (flags & PAGE_CACHE_ATTRS) == _PAGE_WB, &view);
+    /* Sealing sees the count, or we see that it began. */
+    if ( !verdict && view == VMC_VIEW_LIVE && !count_map(mfn, 1) )
+        verdict = VMC_REFUSAL_UNJUDGED + 1;
     spin_unlock(&vm->lock);
     if ( verdict )
         return vmcrypt_refuse(vm, verdict - 1);
@@ -235,9 +257,12 @@ static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
         {
             rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(vm->d));
             if ( rc )
+            {
+                count_map(mfn, -1);
                 return rc;
+            }
         }
-        return count_map(mfn, 1) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_UNJUDGED);
+        return 0;
     }
 
     rc = make_replica(vm, page, view, p2m, &replica);

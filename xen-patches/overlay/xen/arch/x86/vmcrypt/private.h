@@ -45,8 +45,8 @@ struct vmcrypt_domain {
     unsigned long *leaf, leaves;
     unsigned long p2m_cursor;
 
-    /* Progress of the guest's suspend hypercall. */
-    bool p2m_marked;
+    /* Progress of the guest's suspend hypercall, and that it was made. */
+    bool p2m_marked, suspends;
     unsigned int refresh_cursor;
 
     /* The record that dom0 brought, opened, and what it says. */
@@ -58,6 +58,8 @@ struct vmcrypt_domain {
     struct {
         enum seal_step step;
         unsigned long cursor, pages, highest;
+        unsigned long total;           /* pages of the domain */
+        unsigned long covered, found;  /* pages below the P2M's end, in it */
         uint32_t *mfn;        /* machine frame (plus one) of each PFN */
         uint64_t *plain;      /* plain pages by the record */
     } seal;
@@ -99,7 +101,8 @@ void vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
 void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
-bool vmcrypt_is_leaf(const void *page);
+/* Whether @page is a P2M leaf; for PFNs from @base on unless that is ~0. */
+bool vmcrypt_is_leaf(const void *page, unsigned long base);
 
 /* replica.c */
 extern struct domain *vmcrypt_replica_owner;
@@ -111,8 +114,14 @@ void vmcrypt_replica_describe(struct VmcHostInfo *info);
 
 /* map.c */
 unsigned int vmcrypt_foreign_maps(mfn_t mfn);
+void vmcrypt_reset_maps(mfn_t mfn);
 /* Not counting @own replicas; called with the lock held. */
 bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
+
+/* seal.c */
+void vmcrypt_seal_free(struct vmcrypt_domain *vm);
+/* The frame at a PFN, as the first unpause found it. */
+mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 
 /* record.c */
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);

@@ -25,9 +25,6 @@ struct empty_xsave {
     uint64_t xcr0, xcr0_accum;
 };
 
-/* libxc carries one record in memory; nothing sensible is larger. */
-#define RECORD_MAX (128UL << 20)
-
 static unsigned int state_size(void)
 {
     unsigned int size = sizeof(struct vcpu_state);
@@ -116,10 +113,7 @@ int vmcrypt_check_context(struct vcpu *v, const struct vcpu_guest_context *ctxt)
     if ( memcmp(shown, ctxt, sizeof(*shown)) )
         rc = vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
     else
-    {
-        v->arch.user_regs.rax = 1;
-        rc = 1;
-    }
+        rc = 1; /* vmcrypt_resumed() does it */
     vcpu_unpause(v);
     xfree(shown);
 
@@ -259,7 +253,9 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
         return -EFAULT;
     if ( !vmc_record_is(head, sizeof(head)) )
         return 1;
-    if ( evc->size > RECORD_MAX )
+    /* PFNs leave room for holes, but not for any number dom0 likes. */
+    if ( evc->size > PAGE_SIZE + d->max_vcpus * state_size() +
+                     (16UL * domain_tot_pages(d) + (1UL << 20)) / 8 )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
 
     vmcrypt_drop_record(vm);

@@ -125,7 +125,7 @@ int vmcrypt_replica_refresh(struct vmcrypt_domain *vm)
 
             memcpy(scratch, src, PAGE_SIZE);
             unmap_domain_page(src);
-            if ( vmcrypt_is_leaf(scratch) )
+            if ( vmcrypt_is_leaf(scratch, ~0UL) )
             {
                 void *dst = __map_domain_page(r->frame);
 

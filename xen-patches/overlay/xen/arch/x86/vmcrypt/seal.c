@@ -7,6 +7,7 @@
  * before the first page is decrypted can be mended by dom0 and tried again.
  */
 #include <xen/event.h>
+#include <xen/grant_table.h>
 #include <xen/vmap.h>
 #include <asm/p2m.h>
 #include <public/xen.h>
@@ -21,7 +22,7 @@ static bool restored(const struct vmcrypt_domain *vm)
     return vm->record;
 }
 
-static void seal_free(struct vmcrypt_domain *vm)
+void vmcrypt_seal_free(struct vmcrypt_domain *vm)
 {
     vfree(vm->seal.mfn);
     vfree(vm->seal.plain);
@@ -33,7 +34,7 @@ static bool record_plain(const struct vmcrypt_domain *vm, unsigned long pfn)
     return test_bit(pfn, vm->seal.plain);
 }
 
-static mfn_t mfn_of(const struct vmcrypt_domain *vm, unsigned long pfn)
+mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn)
 {
     return pfn < vm->pfns && vm->seal.mfn[pfn] ? _mfn(vm->seal.mfn[pfn] - 1)
                                                : INVALID_MFN;
@@ -122,12 +123,24 @@ static int seal_start(struct vmcrypt_domain *vm)
     return 0;
 }
 
-/* One PFN for each page and one page for each PFN. */
+/*
+ * One PFN for each page and one page for each PFN.  A page that dom0 freed
+ * while it had it mapped goes when the map goes, and would make the walk one
+ * page short: the number of pages must not change from here on.
+ */
+static bool pages_changed(const struct vmcrypt_domain *vm)
+{
+    return domain_tot_pages(vm->d) != vm->seal.total;
+}
+
 static int seal_pages(struct vmcrypt_domain *vm)
 {
     struct domain *d = vm->d;
     const struct page_info *page;
     int rc = 0;
+
+    if ( !vm->seal.cursor )
+        vm->seal.total = domain_tot_pages(d);
 
     rspin_lock(&d->page_alloc_lock);
     while ( (page = next_page(vm)) != NULL )
@@ -142,6 +155,7 @@ static int seal_pages(struct vmcrypt_domain *vm)
             break;
         }
         vm->seal.mfn[pfn] = mfn_x(page_to_mfn(page)) + 1;
+        vm->seal.covered += pfn < ROUNDUP(vm->facts.p2m_end, 512);
 
         class = vmcrypt_type_class(page);
         if ( class >= 0 )
@@ -154,6 +168,9 @@ static int seal_pages(struct vmcrypt_domain *vm)
         }
     }
     rspin_unlock(&d->page_alloc_lock);
+
+    if ( !rc && pages_changed(vm) )
+        rc = vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
 
     return rc;
 }
@@ -174,7 +191,7 @@ static int find_rings(struct vmcrypt_domain *vm)
     bool ok;
 
     info = restored(vm)
-           ? mfn_of(vm, vm->facts.start_info)
+           ? vmcrypt_sealing_mfn(vm, vm->facts.start_info)
            : vmcrypt_walk(d, root, v->arch.user_regs.rsi & PAGE_MASK);
     if ( !mfn_valid(info) || page_get_owner(mfn_to_page(info)) != d )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
@@ -186,20 +203,20 @@ static int find_rings(struct vmcrypt_domain *vm)
     unmap_domain_page(si);
 
     if ( restored(vm) )
-        ok = mfn_eq(console, mfn_of(vm, vm->facts.console)) &&
-             mfn_eq(store, mfn_of(vm, vm->facts.store));
+        ok = mfn_eq(console, vmcrypt_sealing_mfn(vm, vm->facts.console)) &&
+             mfn_eq(store, vmcrypt_sealing_mfn(vm, vm->facts.store));
     else
     {
         unsigned long lo = pfn_of(info), hi;
 
         ok = mfn_valid(tables);
         hi = ok ? pfn_of(tables) : 0;
-        ok = ok && mfn_eq(mfn_of(vm, lo), info) &&
+        ok = ok && mfn_eq(vmcrypt_sealing_mfn(vm, lo), info) &&
              mfn_valid(console) && mfn_valid(store) &&
              lo < pfn_of(console) && pfn_of(console) < hi &&
              lo < pfn_of(store) && pfn_of(store) < hi &&
-             mfn_eq(mfn_of(vm, pfn_of(console)), console) &&
-             mfn_eq(mfn_of(vm, pfn_of(store)), store);
+             mfn_eq(vmcrypt_sealing_mfn(vm, pfn_of(console)), console) &&
+             mfn_eq(vmcrypt_sealing_mfn(vm, pfn_of(store)), store);
     }
     if ( !ok )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
@@ -229,11 +246,65 @@ static int seal_p2m(struct vmcrypt_domain *vm)
         return 0;
 
     /* What shared_info says is of the domain that was saved. */
-    return vmcrypt_mark_p2m(vm, (struct p2m_place){
-        .root = mfn_of(vm, vm->facts.p2m_root),
+    rc = vmcrypt_mark_p2m(vm, (struct p2m_place){
+        .root = vmcrypt_sealing_mfn(vm, vm->facts.p2m_root),
         .va = vm->facts.p2m_address,
         .end = vm->facts.p2m_end,
     });
+
+    /* Every page must be where the P2M says, and none be left out of it. */
+    if ( !rc && vm->seal.found != vm->seal.covered )
+        rc = vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
+
+    return rc;
+}
+
+/*
+ * The tables of a vCPU that is offline, or an LDT, are loaded by nobody at
+ * restore: let Xen see whether that is what the page still is.
+ */
+static bool descriptors(struct vmcrypt_domain *vm, mfn_t mfn)
+{
+    struct page_info *page = mfn_to_page(mfn);
+
+    if ( !get_page_and_type(page, vm->d, PGT_seg_desc_page) )
+        return false;
+    put_page_and_type(page);
+
+    return true;
+}
+
+/*
+ * dom0 fills the first two entries of a new domain's grant table, so that the
+ * daemons can map the rings, and could fill others.  Only the guest itself may
+ * choose version 2, and it did not run yet.
+ */
+static bool grants_clean(const struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    const struct page_info *page;
+    bool clean = true;
+
+    rspin_lock(&d->page_alloc_lock);
+    page_list_for_each ( page, &d->xenpage_list )
+    {
+        const grant_entry_v1_t *entry;
+        unsigned int i;
+
+        if ( page == virt_to_page(d->shared_info) )
+            continue;
+
+        entry = __map_domain_page(page);
+        for ( i = 0; clean && i < PAGE_SIZE / sizeof(*entry); i++ )
+            clean = !entry[i].flags || entry[i].frame == mfn_x(vm->console) ||
+                    entry[i].frame == mfn_x(vm->store);
+        unmap_domain_page(entry);
+        if ( !clean )
+            break;
+    }
+    rspin_unlock(&d->page_alloc_lock);
+
+    return clean;
 }
 
 /*
@@ -243,7 +314,7 @@ static int seal_p2m(struct vmcrypt_domain *vm)
  */
 static int seal_classes(struct vmcrypt_domain *vm)
 {
-    struct page_info *page;
+    const struct page_info *page;
 
     if ( !vm->seal.cursor )
     {
@@ -262,7 +333,7 @@ static int seal_classes(struct vmcrypt_domain *vm)
     for ( ; vm->seal.cursor < vm->pfns; vm->seal.cursor++ )
     {
         unsigned long pfn = vm->seal.cursor;
-        mfn_t mfn = mfn_of(vm, pfn);
+        mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
         bool plain;
 
         if ( mfn_valid(mfn) )
@@ -274,7 +345,10 @@ static int seal_classes(struct vmcrypt_domain *vm)
             spin_lock(&vm->lock);
             plain = vmc_plain_has(vm->rust, pfn);
             spin_unlock(&vm->lock);
-            if ( restored(vm) && plain != record_plain(vm, pfn) )
+            if ( restored(vm) && !plain && record_plain(vm, pfn) &&
+                 descriptors(vm, mfn) )
+                ;
+            else if ( restored(vm) && plain != record_plain(vm, pfn) )
             {
                 printk(XENLOG_WARNING "VMCrypt: %pd: PFN %#lx is %s, recorded as %s\n",
                        vm->d, pfn, plain ? "plain" : "private",
@@ -290,7 +364,17 @@ static int seal_classes(struct vmcrypt_domain *vm)
         }
     }
 
-    return 0;
+    if ( pages_changed(vm) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
+
+    /*
+     * No entry of a page table leads to the domain any more; now none of a TLB
+     * does.  What is still to be found in its grant table was put there before.
+     */
+    flush_mask(&cpu_online_map,
+               FLUSH_TLB | FLUSH_TLB_GLOBAL | FLUSH_NO_ASSIST);
+
+    return grants_clean(vm) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 }
 
 static int decrypt(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
@@ -317,7 +401,7 @@ static int seal_decrypt(struct vmcrypt_domain *vm)
     for ( ; restored(vm) && vm->seal.cursor < vm->pfns; vm->seal.cursor++ )
     {
         unsigned long pfn = vm->seal.cursor;
-        mfn_t mfn = mfn_of(vm, pfn);
+        mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
         int rc;
 
         if ( pfn && !(pfn % SLICE) && vm->seal.pages != pfn &&
@@ -341,6 +425,9 @@ static int seal_decrypt(struct vmcrypt_domain *vm)
 static int seal_finish(struct vmcrypt_domain *vm)
 {
     uint32_t verdict;
+
+    if ( pages_changed(vm) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
 
     if ( restored(vm) )
     {
@@ -395,6 +482,8 @@ int vmcrypt_first_unpause(struct domain *d)
         /* dom0 may pause and unpause at any time; only the last one counts. */
         if ( d->controller_pause_count != 1 )
             return 0;
+        if ( !d->vcpu[0] || !d->vcpu[0]->is_initialised )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
         if ( !vmcrypt_enter(vm, VMC_STATE_SEALING) )
             return -EPERM;
         break;
@@ -429,7 +518,7 @@ int vmcrypt_first_unpause(struct domain *d)
     }
     else
         vmcrypt_drop_record(vm);
-    seal_free(vm);
+    vmcrypt_seal_free(vm);
 
     return rc;
 }
