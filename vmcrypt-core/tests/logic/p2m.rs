@@ -3,6 +3,7 @@
 use crate::config;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicU64;
+use vmcrypt_core::Pfn;
 use vmcrypt_core::p2m::{LEAF_ENTRIES, M2p, is_leaf};
 
 const INVALID: u64 = u64::MAX;
@@ -26,7 +27,11 @@ impl Machine {
     }
 
     fn takes(&self, leaf: &Leaf) -> bool {
-        is_leaf(leaf, M2p(&self.0))
+        is_leaf(leaf, None, M2p(&self.0))
+    }
+
+    fn takes_at(&self, base: u64, leaf: &Leaf) -> bool {
+        is_leaf(leaf, Some(Pfn(base)), M2p(&self.0))
     }
 }
 
@@ -62,6 +67,24 @@ fn a_leaf_from_elsewhere_is_not_taken() {
     let machine = Machine::new();
     for base in [1, 8, 256, 511, 513] {
         assert!(!machine.takes(&real(base)), "base {base}");
+    }
+}
+
+/// Where the walk knows for which PFNs a leaf must stand, no other leaf will do, but for the one of absent memory.
+#[test]
+fn a_leaf_of_other_pfns_is_not_taken() {
+    let machine = Machine::new();
+    for base in (0..MFNS).step_by(LEAF_ENTRIES) {
+        let identity: Leaf = std::array::from_fn(|index| (base + index as u64) | IDENTITY);
+        for at in [0, 1, 511, 512, 1024, MFNS, u64::MAX - 511, u64::MAX] {
+            assert_eq!(machine.takes_at(at, &real(base)), at == base, "{base} at {at}");
+            assert_eq!(
+                machine.takes_at(at, &identity),
+                at == base,
+                "identity of {base} at {at}"
+            );
+            assert!(machine.takes_at(at, &[INVALID; LEAF_ENTRIES]));
+        }
     }
 }
 
@@ -113,7 +136,7 @@ fn any_single_entry_of_anything_else_makes_it_private() {
 #[test]
 fn a_page_of_ones_is_the_leaf_of_absent_memory() {
     assert!(Machine::new().takes(&[INVALID; LEAF_ENTRIES]));
-    assert!(is_leaf(&[INVALID; LEAF_ENTRIES], M2p(&[])));
+    assert!(is_leaf(&[INVALID; LEAF_ENTRIES], None, M2p(&[])));
 }
 
 /// Likewise for memory mapped as on the machine: nothing but the first PFN can be read off it.
