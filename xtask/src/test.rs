@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use clap::builder::PossibleValuesParser;
 use vmcrypt_e2e::Options;
 use vmcrypt_host::{
     Tally, cmd, paths,
@@ -37,12 +38,17 @@ pub struct Args {
     /// Begin no end-to-end case after this many minutes of them; those left count as skipped
     #[arg(long, value_name = "MINUTES", default_value_t = 50)]
     minutes: u64,
+    /// Sections to run, all if none is named
+    #[arg(value_name = "SECTION", value_parser = PossibleValuesParser::new(SECTIONS.iter().map(|section| section.name)))]
+    only: Vec<String>,
 }
 
 /// Run the verb.
 pub fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();
-    for section in SECTIONS {
+    let wanted =
+        |section: &&Section| args.only.is_empty() || args.only.iter().any(|name| name == section.name);
+    for section in SECTIONS.iter().filter(wanted) {
         report.run(section, args);
     }
     let total = report.print();
@@ -77,19 +83,19 @@ const SECTIONS: &[Section] = &[
         run: |_| passed(header::run(&header::Args::default())),
     },
     Section {
-        name: "native tests",
+        name: "native",
         needs: &[],
         slow: false,
         run: |_| native(),
     },
     Section {
-        name: "C harness",
+        name: "c-harness",
         needs: &[],
         slow: false,
         run: |_| harness::run(),
     },
     Section {
-        name: "Miri",
+        name: "miri",
         needs: &[],
         slow: false,
         run: |_| miri::run(),
@@ -101,32 +107,32 @@ const SECTIONS: &[Section] = &[
         run: fuzz::run,
     },
     Section {
-        name: "link gate canaries",
+        name: "gate-canaries",
         needs: &[],
         slow: false,
         run: |_| link_gate::self_test(),
     },
     Section {
-        name: "stock Xen",
+        name: "xen-stock",
         needs: &[],
         slow: false,
         run: |_| built(Flavour::Stock),
     },
     Section {
-        name: "Xen",
+        name: "xen",
         needs: &[],
         slow: false,
         run: |_| built(Flavour::Product),
     },
     Section {
-        name: "link gate",
-        needs: &["Xen"],
+        name: "link-gate",
+        needs: &["xen"],
         slow: false,
         run: |_| link_gate::gate(),
     },
     Section {
-        name: "Xen with VMCRYPT=n",
-        needs: &["stock Xen"],
+        name: "xen-off",
+        needs: &["xen-stock"],
         slow: false,
         run: |_| xen::off::run(),
     },
@@ -138,7 +144,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "e2e",
-        needs: &["stock Xen", "Xen", "image"],
+        needs: &["xen-stock", "xen", "image"],
         slow: true,
         run: e2e,
     },
