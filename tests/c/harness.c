@@ -20,7 +20,8 @@
 #define WORDS ((PAGES + 63) / 64)
 #define PAGE_BYTES sizeof(Page)
 
-static unsigned int passed, failed;
+/* Checks of the group that runs, and groups. */
+static unsigned int passed, failed, good_groups, bad_groups;
 
 #define CHECK(what, cond) do {                                          \
     if ( cond )                                                         \
@@ -28,11 +29,11 @@ static unsigned int passed, failed;
     else                                                                \
     {                                                                   \
         failed++;                                                       \
-        printf("FAIL  %s:%d: %s\n", backend_name, __LINE__, what);      \
+        printf("FAIL  %s:%d: %s\n", group_name, __LINE__, what);      \
     }                                                                   \
 } while ( 0 )
 
-static const char *backend_name;
+static const char *group_name;
 
 /* States and refusals by the numbers that cross the boundary. */
 enum { BUILDING = 1, SEALING, RUNNING, SUSPENDED, DYING, REFUSED };
@@ -297,18 +298,33 @@ static void texts(void)
     free(domain);
 }
 
+static void end_of_group(void)
+{
+    printf("%s  %s: %u checks passed, %u failed\n", failed ? "FAIL" : "  ok",
+           group_name, passed, failed);
+    if ( failed )
+        bad_groups++;
+    else
+        good_groups++;
+    passed = failed = 0;
+}
+
 int main(void)
 {
-    backend_name = "portable";
+    group_name = "refusals";
     texts();
+    end_of_group();
+    group_name = "portable";
     cycle(VMC_BACKEND_PORTABLE);
+    end_of_group();
+    group_name = "AES-NI";
     if ( __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul") )
     {
-        backend_name = "AES-NI";
         cycle(VMC_BACKEND_AESNI);
+        end_of_group();
     }
     else
         printf("SKIP  this CPU has no AES-NI\n");
-    printf("%u passed, %u failed\n", passed, failed);
-    return failed != 0;
+    printf("%u passed, %u failed\n", good_groups, bad_groups);
+    return bad_groups != 0;
 }
