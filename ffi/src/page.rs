@@ -124,7 +124,7 @@ pub unsafe extern "C" fn vmc_page_begin(
 pub unsafe extern "C" fn vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, page: *mut Page) {
     // SAFETY: the keys do not change while a ticket is out; the rest by the caller's promise.
     unsafe {
-        let key = (*(&raw const (*domain).keys)).page();
+        let key = (*domain).keys.page();
         let ticket = &mut *ticket;
         ticket.tag = if host::backend() == host::VMC_BACKEND_AESNI {
             let mut tag = PageTag::default();
@@ -144,6 +144,9 @@ pub unsafe extern "C" fn vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut V
 pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) {
     // SAFETY: by the caller's promise.
     let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
+    if domain.plain().contains(ticket.tweak.pfn) {
+        return domain.control.abandon_page();
+    }
     let (control, exported, tags) = domain.accounts();
     control.end_page(ticket.tweak.pfn, ticket.tag, exported, tags);
 }
@@ -189,6 +192,8 @@ pub unsafe extern "C" fn vmc_page_restore(
     domain.restored.add(&tag);
 }
 
+// The header's generator reads that comment; these functions are not C's to call.
+#[allow(unused_doc_comments)]
 mod simd {
     use super::{Page, PageTag, Tweak};
     use vmcrypt_core::cipher::PageKey;

@@ -153,6 +153,11 @@ impl Domain {
         session.private.add(slot);
     }
 
+    /// Ends an encryption whose page became plain in the meantime: dom0 sees it once more, as ciphertext.
+    pub const fn abandon_page(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
     /// Forgets that `pfn` was exported: it is plain or no longer the domain's.
     pub fn forget_page(&mut self, pfn: Pfn, exported: PfnSet<'_>, tags: &[PageTag]) {
         let slot = usize::try_from(pfn.0).ok().and_then(|index| tags.get(index));

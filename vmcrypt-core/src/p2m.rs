@@ -31,7 +31,10 @@ impl M2p<'_> {
 /// of 512, and that is `base` if one is given. A leaf without any entry that tells its PFNs stands for
 /// memory that is not there, wherever that is.
 pub fn is_leaf(leaf: &[u64; LEAF_ENTRIES], base: Option<Pfn>, m2p: M2p<'_>) -> bool {
-    let first = leaf.iter().zip(0u64..).find(|(entry, _)| **entry != INVALID && **entry & FOREIGN == 0);
+    let first = leaf
+        .iter()
+        .zip(0u64..)
+        .find(|(entry, _)| **entry != INVALID && **entry & FOREIGN == 0);
     let told = match first {
         None => return leaf.iter().all(|&entry| is_absent(entry, m2p)),
         Some((&entry, index)) if entry & IDENTITY != 0 => (entry & !IDENTITY).checked_sub(index),

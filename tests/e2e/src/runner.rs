@@ -47,11 +47,18 @@ pub fn select(names: &[String]) -> Result<Vec<&'static Case>> {
 /// bring their own machines, or measure, come last and alone.
 pub fn run(selected: &[&'static Case], options: &Options) -> Result<Tally> {
     let image = Image::ensure()?;
-    let (free, mut shared): (Vec<_>, Vec<_>) =
-        selected.iter().copied().partition(|case| case.machine().is_none());
+    let (free, mut shared): (Vec<_>, Vec<_>) = selected
+        .iter()
+        .copied()
+        .partition(|case| case.machine().is_none());
     // Stable: within one boot the order of the table stays.
     shared.sort_by_key(|case| case.machine());
-    let queue = Queue { waiting: Mutex::new(shared), tally: Mutex::default(), options, image: &image };
+    let queue = Queue {
+        waiting: Mutex::new(shared),
+        tally: Mutex::default(),
+        options,
+        image: &image,
+    };
     let lanes = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_LANES));
     thread::scope(|scope| {
         let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(|| queue.lane())).collect();
@@ -84,7 +91,9 @@ impl Queue<'_> {
     fn lane(&self) -> Result<()> {
         let mut running: Option<(Config, Dom0)> = None;
         while let Some(case) = self.next(running.as_ref().map(|(config, _)| *config)) {
-            let Body::In(config, body) = case.body else { continue };
+            let Body::In(config, body) = case.body else {
+                continue;
+            };
             let up = running.take().filter(|(old, _)| *old == config);
             self.judge(case, |dir| {
                 let boot_dir = dir.with_file_name(format!("boot-for-{}", case.name));
@@ -105,7 +114,9 @@ impl Queue<'_> {
     /// The next case: one for the machine that is up, if there is one.
     fn next(&self, up: Option<Config>) -> Option<&'static Case> {
         let mut waiting = self.waiting.lock().expect("no lane panicked");
-        let fits = waiting.iter().position(|case| up.is_some() && case.machine() == up);
+        let fits = waiting
+            .iter()
+            .position(|case| up.is_some() && case.machine() == up);
         (!waiting.is_empty()).then(|| waiting.remove(fits.unwrap_or(0)))
     }
 
@@ -128,7 +139,11 @@ impl Queue<'_> {
             Err(problem @ Problem::Error(_)) => ("ERROR", Tally::FAIL, problem.to_string()),
             Err(problem @ Problem::Skip(_)) => ("SKIP", Tally::SKIP, problem.to_string()),
         };
-        println!("{word:<5} {:<24} {time:>8}  {}", case.name, text.replace('\n', " | "));
+        println!(
+            "{word:<5} {:<24} {time:>8}  {}",
+            case.name,
+            text.replace('\n', " | ")
+        );
         fs::write(dir.join("verdict"), format!("{word}\n{text}\n"))?;
         *self.tally.lock().expect("no lane panicked") += one;
         Ok(())
