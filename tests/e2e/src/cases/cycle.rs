@@ -184,7 +184,10 @@ pub fn console(dom0: &mut Dom0) -> Verdict {
 fn type_and_read(dom0: &mut Dom0, guest: &mut Guest, line: &str) -> Result<(), Problem> {
     let wanted = secret::sha256(line.as_bytes())?;
     let name = guest.name().to_owned();
-    let command = format!("{{ sleep 2; echo '{line}'; sleep 5; }} | timeout 10 xl console {name}; true");
+    // xl forwards what is typed only if it has a terminal.
+    let command = format!(
+        "{{ sleep 3; echo '{line}'; sleep 10; }} | timeout 15 script -qfc 'xl console {name}' /dev/null; true"
+    );
     let shown = dom0.run(&command)?.text();
     demand!(
         shown.contains(&wanted),
