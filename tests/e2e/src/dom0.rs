@@ -362,7 +362,8 @@ fn crashed(list: &str, name: &str) -> String {
     })
 }
 
-fn last_lines(text: &str) -> String {
+/// The end of an output, in one line.
+pub fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim)

@@ -2,7 +2,7 @@
 
 use crate::case::{Problem, Verdict, demand};
 use crate::cases::attack::swept_lines;
-use crate::dom0::{Dom0, LONG, SHORT};
+use crate::dom0::{Dom0, LONG, SHORT, last_lines};
 use crate::guest::{Guest, Spec};
 use crate::stream::{Stream, equal_pages};
 use serde_json::Value;
@@ -184,14 +184,18 @@ pub fn console(dom0: &mut Dom0) -> Verdict {
 fn type_and_read(dom0: &mut Dom0, guest: &mut Guest, line: &str) -> Result<(), Problem> {
     let wanted = secret::sha256(line.as_bytes())?;
     let name = guest.name().to_owned();
-    // xl forwards what is typed only if it has a terminal.
+    // xl forwards what is typed only if it has a terminal. The typist waits for the answer, however long xl took to
+    // start, and leaves with xl's escape character.
     let command = format!(
-        "{{ sleep 3; echo '{line}'; sleep 10; }} | timeout 15 script -qfc 'xl console {name}' /dev/null; true"
+        "rm -f /tmp/shown; {{ sleep 3; echo '{line}'; \
+         for try in $(seq 80); do sleep 1; grep -q {wanted} /tmp/shown && break; done; printf '\\035'; sleep 1; }} | \
+         timeout 100 script -qfc 'xl console {name}' /tmp/shown >/dev/null 2>&1; cat /tmp/shown"
     );
     let shown = dom0.run(&command)?.text();
     demand!(
         shown.contains(&wanted),
-        "xl console does not show the answer to a typed line: {shown}"
+        "xl console does not show the answer to a typed line: {}",
+        last_lines(&shown)
     );
     dom0.wait(guest, SHORT, "answer on the console", |guest| {
         guest.answers.contains(&wanted)

@@ -5,13 +5,11 @@ use std::io::stdin;
 use vmcrypt_guest::{Report, secret::sha256};
 
 pub fn play() -> Result<()> {
-    for line in stdin().lines() {
-        println!(
-            "{}",
-            Report::Answer {
-                sha256: sha256(line?.trim_end().as_bytes())?
-            }
-        );
+    // An end of input is a typed ^D, and no reason to go.
+    loop {
+        for line in stdin().lines() {
+            let sha256 = sha256(line?.trim_end().as_bytes())?;
+            println!("{}", Report::Answer { sha256 });
+        }
     }
-    Ok(())
 }
