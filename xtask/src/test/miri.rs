@@ -1,11 +1,14 @@
 //! The core's unit tests under Miri, where it is installed.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use anyhow::Result;
 use vmcrypt_host::{Tally, cmd, paths, progress::Step};
 
 use super::count;
+
+/// Miri is some hundred times slower than the processor.
+const MINUTES: u32 = 10;
 
 /// Run them, or say what is missing.
 pub fn run() -> Result<Tally> {
@@ -28,15 +31,38 @@ pub fn run() -> Result<Tally> {
     ]);
     test.arg(dir.join("miri")).current_dir(paths::workspace_root());
     let verdict = cmd::logged(&mut test, &log, &step);
-    let tally = count(&log)?;
-    // Undefined behaviour ends the program, and no test is counted as failed.
-    verdict?;
-    step.done(tally.to_string());
-    Ok(tally)
+    let text = fs::read_to_string(&log)?;
+    match verdict {
+        Ok(()) => {
+            let tally = count(&log)?;
+            step.done(tally.to_string());
+            Ok(tally)
+        }
+        // Out of time: those that ended well count, the rest was not seen. Undefined behaviour looks otherwise.
+        Err(_) if !text.contains("error:") && !text.contains("FAILED") => {
+            let passed = text
+                .lines()
+                .filter(|line| line.starts_with("test ") && line.ends_with(" ok"))
+                .count();
+            let skipped = text.lines().find_map(|line| {
+                let tests: usize = line.strip_prefix("running ")?.split(' ').next()?.parse().ok()?;
+                Some(tests - passed)
+            });
+            println!("SKIP  Miri was stopped after {MINUTES} minutes");
+            Ok(Tally {
+                passed,
+                failed: 0,
+                skipped: skipped.unwrap_or(1),
+            })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn miri(args: &[&str]) -> Command {
-    let mut miri = Command::new("rustup");
-    miri.args(["run", "nightly", "cargo", "miri"]).args(args);
+    let mut miri = Command::new("timeout");
+    miri.arg(format!("{MINUTES}m"))
+        .args(["rustup", "run", "nightly", "cargo", "miri"])
+        .args(args);
     miri
 }
