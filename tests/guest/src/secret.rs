@@ -84,7 +84,7 @@ mod tests {
     fn sha256_of_abc() {
         // FIPS 180-4, example in NIST's "SHA256.pdf".
         assert_eq!(
-            sha256(b"abc"),
+            sha256(&b"abc"[..]).unwrap(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }
