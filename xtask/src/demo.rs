@@ -30,6 +30,7 @@ pub fn run(_args: &Args) -> Result<()> {
         vmcrypt: xen::build(Flavour::Product)?.join("xen"),
         echo: false,
         until: None,
+        skip_pending: false,
     };
     let image = Image::ensure()?;
     let stock = Side::watch("stock Xen", &image, Config::STOCK, &options)?;

@@ -60,5 +60,6 @@ fn options(cases: &[&Case], args: &Args) -> Result<Options> {
         stock: built(Hypervisor::Stock, Flavour::Stock, &args.stock)?,
         echo: args.keep,
         until: None,
+        skip_pending: false,
     })
 }

@@ -37,6 +37,18 @@ const SMALL_POOL: Config = Config {
     ..Config::VMCRYPT
 };
 
+/// Cases that were written and not yet seen to pass: CI skips them and says so.
+pub const PENDING: &[&str] = &[
+    "canary-calls",
+    "canary-migration",
+    "image-pages",
+    "image-record",
+    "io",
+    "map-while-destroyed",
+    "timing",
+    "two-at-once",
+];
+
 /// Every case, in the order in which a reader should meet them.
 pub const ALL: &[Case] = &[
     case(

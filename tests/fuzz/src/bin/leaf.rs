@@ -45,7 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
         };
     }
     let table: Vec<_> = m2p.iter().map(|pfn| AtomicU64::new(*pfn)).collect();
-    let plain = is_leaf(&leaf, M2p(&table));
+    let plain = is_leaf(&leaf, None, M2p(&table));
     if plain {
         assert!(defined(&leaf, &m2p), "a page that is no leaf was taken for one");
     } else {
