@@ -7,12 +7,15 @@ use std::{
 };
 
 use anyhow::Result;
-use vmcrypt_host::{Tally, cmd, paths, progress::{Step, seconds}};
+use vmcrypt_host::{
+    Tally, cmd, paths,
+    progress::{Step, seconds},
+};
 
 use super::count;
 
 /// Miri is some hundred times slower than the processor.
-const MINUTES: u32 = 4;
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// Run them, or say what is missing.
 pub fn run() -> Result<Tally> {
