@@ -45,6 +45,7 @@ pub const PENDING: &[&str] = &[
     "image-record",
     "io",
     "map-while-destroyed",
+    "migrate-busy",
     "timing",
     "two-at-once",
 ];
@@ -193,6 +194,7 @@ pub const ALL: &[Case] = &[
     ),
     case(
         "map-while-destroyed",
+    "migrate-busy",
         "maps that race with the guest's end do no harm",
         In(Config::VMCRYPT, attack::map_while_destroyed),
     ),
