@@ -194,7 +194,6 @@ pub const ALL: &[Case] = &[
     ),
     case(
         "map-while-destroyed",
-    "migrate-busy",
         "maps that race with the guest's end do no harm",
         In(Config::VMCRYPT, attack::map_while_destroyed),
     ),
