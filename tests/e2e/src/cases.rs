@@ -47,7 +47,6 @@ pub const PENDING: &[&str] = &[
     "map-while-destroyed",
     "migrate-busy",
     "timing",
-    "two-at-once",
 ];
 
 /// Every case, in the order in which a reader should meet them.
