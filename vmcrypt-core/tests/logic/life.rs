@@ -1,6 +1,6 @@
 //! The life of a domain against a model that keeps everything the slow way.
 
-use crate::{config, words};
+use crate::{STATES, config, words};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use vmcrypt_core::abi::DomainInfo;
@@ -12,15 +12,6 @@ use vmcrypt_core::{Pfn, PfnSet, PlainClass, Refusal, State};
 
 /// Pages that the domain has.
 const PFNS: u64 = 12;
-
-const STATES: [State; 6] = [
-    State::Building,
-    State::Sealing,
-    State::Running,
-    State::Suspended,
-    State::Dying,
-    State::Refused,
-];
 
 /// The steps of a life. Whatever is not here is not possible.
 fn possible(from: State, to: State) -> bool {

@@ -24,3 +24,13 @@ fn config(cases: u32) -> ProptestConfig {
 fn words(pfns: u64) -> Vec<AtomicU64> {
     (0..PfnSet::words_for(pfns)).map(|_| AtomicU64::new(0)).collect()
 }
+
+/// Every state of a domain's life.
+pub const STATES: [vmcrypt_core::State; 6] = [
+    vmcrypt_core::State::Building,
+    vmcrypt_core::State::Sealing,
+    vmcrypt_core::State::Running,
+    vmcrypt_core::State::Suspended,
+    vmcrypt_core::State::Dying,
+    vmcrypt_core::State::Refused,
+];

@@ -1,16 +1,8 @@
 //! The whole table of what dom0 gets when it maps a page.
 
+use crate::STATES;
 use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
 use vmcrypt_core::{PlainClass, Refusal, State};
-
-const STATES: [State; 6] = [
-    State::Building,
-    State::Sealing,
-    State::Running,
-    State::Suspended,
-    State::Dying,
-    State::Refused,
-];
 
 fn frames() -> impl Iterator<Item = Frame> {
     let by_class = |frame: fn(PlainClass) -> Frame| PlainClass::ALL.into_iter().map(frame);
