@@ -6,7 +6,7 @@ use core::{ptr, slice};
 
 use vmcrypt_core::abi::DomainInfo;
 use vmcrypt_core::cipher::PageTag;
-use vmcrypt_core::domain::Domain;
+use vmcrypt_core::domain::{Digests, Domain};
 use vmcrypt_core::keys::SessionKeys;
 use vmcrypt_core::sethash::SetHash;
 use vmcrypt_core::{PfnSet, Refusal, State};
@@ -18,8 +18,8 @@ pub struct VmcDomain {
     /// Keys of the open session, or of the record being restored. Read without the lock while a
     /// page is in flight, changed under the lock when none is.
     pub(crate) keys: SessionKeys,
-    /// Digest of the pages decrypted so far in a restore.
-    pub(crate) restored: SetHash,
+    /// Digests of the pages taken in so far by a restore.
+    pub(crate) restored: Digests,
     plain: *const AtomicU64,
     exported: *const AtomicU64,
     tags: *mut PageTag,
@@ -93,7 +93,10 @@ pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
             VmcDomain {
                 control: Domain::new(),
                 keys: SessionKeys::empty(),
-                restored: SetHash::EMPTY,
+                restored: Digests {
+                    private: SetHash::EMPTY,
+                    plain: SetHash::EMPTY,
+                },
                 plain: ptr::null(),
                 exported: ptr::null(),
                 tags: ptr::null_mut(),
@@ -112,7 +115,7 @@ pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     domain.keys.zeroize();
-    domain.restored = SetHash::EMPTY;
+    domain.restored = Digests::default();
 }
 
 /// Gives the domain the memory that grows with its size: two sets of `pfns` bits each, rounded up to

@@ -1,6 +1,6 @@
 //! Pages on their way to dom0 and back.
 
-use vmcrypt_core::cipher::{self, Page, PageTag, Portable, Tweak};
+use vmcrypt_core::cipher::{self, Page, PageKey, PageKind, PageTag, Portable, Tweak};
 use vmcrypt_core::domain::Enter;
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
@@ -73,7 +73,8 @@ pub unsafe extern "C" fn vmc_map_judge(
     )
 }
 
-/// Begins the encryption of page `pfn`, opening a session if need be. `idle` says that the domain
+/// Begins the encryption of page `pfn`, opening a session if need be. `kind` is 0 for a private page, another number
+/// for each kind of plain page. `idle` says that the domain
 /// may run and has nothing mapped. True through `again`: come back later, nothing was begun.
 ///
 /// # Safety
@@ -82,6 +83,7 @@ pub unsafe extern "C" fn vmc_map_judge(
 pub unsafe extern "C" fn vmc_page_begin(
     domain: *mut VmcDomain,
     pfn: u64,
+    kind: u64,
     idle: bool,
     ticket: *mut VmcTicket,
     again: *mut bool,
@@ -106,6 +108,7 @@ pub unsafe extern "C" fn vmc_page_begin(
                 tweak: Tweak {
                     session,
                     pfn: Pfn(pfn),
+                    kind: PageKind(kind),
                 },
                 tag: PageTag::default(),
             };
@@ -126,17 +129,11 @@ pub unsafe extern "C" fn vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut V
     unsafe {
         let key = (*domain).keys.page();
         let ticket = &mut *ticket;
-        ticket.tag = if host::backend() == host::VMC_BACKEND_AESNI {
-            let mut tag = PageTag::default();
-            simd::vmc_simd_page_encrypt(key, &ticket.tweak, page, &mut tag);
-            tag
-        } else {
-            cipher::encrypt_page(&Portable, key, &ticket.tweak, &mut *page)
-        };
+        ticket.tag = encrypt(key, &ticket.tweak, page);
     }
 }
 
-/// Ends an encryption and accounts the page as exported.
+/// Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt`] and is not used again.
@@ -144,11 +141,12 @@ pub unsafe extern "C" fn vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut V
 pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) {
     // SAFETY: by the caller's promise.
     let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
-    if domain.plain().contains(ticket.tweak.pfn) {
+    let plain = ticket.tweak.kind != PageKind::PRIVATE;
+    if domain.plain().contains(ticket.tweak.pfn) != plain {
         return domain.control.abandon_page();
     }
     let (control, exported, tags) = domain.accounts();
-    control.end_page(ticket.tweak.pfn, ticket.tag, exported, tags);
+    control.end_page(ticket.tweak.pfn, plain, ticket.tag, exported, tags);
 }
 
 /// Forgets that page `pfn` was exported: it left the domain.
@@ -158,11 +156,14 @@ pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const Vmc
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_page_forget(domain: *mut VmcDomain, pfn: u64) {
     // SAFETY: by the caller's promise.
-    let (control, exported, tags) = unsafe { locked(domain) }.accounts();
-    control.forget_page(Pfn(pfn), exported, tags);
+    let domain = unsafe { locked(domain) };
+    let plain = domain.plain().contains(Pfn(pfn));
+    let (control, exported, tags) = domain.accounts();
+    control.forget_page(Pfn(pfn), plain, exported, tags);
 }
 
-/// Decrypts `page`, which stands at `pfn`, in place and takes it into the digest of the restore.
+/// Takes `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is decrypted in place, of
+/// a plain one `page` is a copy, which is used up.
 ///
 /// # Safety
 /// A record was opened, the domain cannot run, nobody else reaches `page`; the vector registers are held
@@ -172,6 +173,7 @@ pub unsafe extern "C" fn vmc_page_restore(
     domain: *mut VmcDomain,
     session: *const SessionId,
     pfn: u64,
+    kind: u64,
     page: *mut Page,
 ) {
     // SAFETY: by the caller's promise.
@@ -179,24 +181,55 @@ pub unsafe extern "C" fn vmc_page_restore(
     let tweak = Tweak {
         session,
         pfn: Pfn(pfn),
+        kind: PageKind(kind),
     };
+    let plain = tweak.kind != PageKind::PRIVATE;
     let key = domain.keys.page();
+    // SAFETY: the page is valid, nobody else reaches it, and the vector registers are held.
+    let tag = unsafe {
+        if plain {
+            encrypt(key, &tweak, page)
+        } else {
+            decrypt(key, &tweak, page)
+        }
+    };
+    domain.restored.of(plain).add(&tag);
+}
+
+/// # Safety
+/// `page` is valid and nobody else reaches it; the vector registers are held if the backend uses them.
+unsafe fn encrypt(key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
     let mut tag = PageTag::default();
-    if host::backend() == host::VMC_BACKEND_AESNI {
-        // SAFETY: all four are valid and the vector registers are held.
-        unsafe { simd::vmc_simd_page_decrypt(key, &tweak, page, &mut tag) };
-    } else {
-        // SAFETY: nobody else reaches the page.
-        tag = cipher::decrypt_page(&Portable, key, &tweak, unsafe { &mut *page });
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if host::backend() == host::VMC_BACKEND_AESNI {
+            simd::vmc_simd_page_encrypt(key, tweak, page, &mut tag);
+            tag
+        } else {
+            cipher::encrypt_page(&Portable, key, tweak, &mut *page)
+        }
     }
-    domain.restored.add(&tag);
+}
+
+/// # Safety
+/// As for [`encrypt`].
+unsafe fn decrypt(key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
+    let mut tag = PageTag::default();
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if host::backend() == host::VMC_BACKEND_AESNI {
+            simd::vmc_simd_page_decrypt(key, tweak, page, &mut tag);
+            tag
+        } else {
+            cipher::decrypt_page(&Portable, key, tweak, &mut *page)
+        }
+    }
 }
 
 // The header's generator reads that comment; these functions are not C's to call.
 #[allow(unused_doc_comments)]
 mod simd {
-    use super::{Page, PageTag, Tweak};
-    use vmcrypt_core::cipher::PageKey;
+    use super::{Page, PageKey, PageTag, Tweak};
 
     /// cbindgen:ignore
     unsafe extern "C" {

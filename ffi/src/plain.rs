@@ -21,7 +21,7 @@ pub unsafe extern "C" fn vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class:
     {
         domain.control.plain_gained(class);
         let (control, exported, tags) = domain.accounts();
-        control.forget_page(Pfn(pfn), exported, tags);
+        control.forget_page(Pfn(pfn), false, exported, tags);
     }
 }
 
@@ -37,6 +37,8 @@ pub unsafe extern "C" fn vmc_plain_lose(domain: *mut VmcDomain, pfn: u64, class:
         && domain.plain().remove(Pfn(pfn))
     {
         domain.control.plain_lost(class);
+        let (control, exported, tags) = domain.accounts();
+        control.forget_page(Pfn(pfn), true, exported, tags);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use core::slice;
 
+use vmcrypt_core::domain::Digests;
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::record::{self, FACTS, Facts, HEADER, Header, STATES, TAG};
 use vmcrypt_core::seal::{Opener, SealTag, Sealer};
@@ -11,8 +12,8 @@ use zeroize::Zeroize;
 use crate::domain::{VmcDomain, locked};
 use crate::{Verdict, host, verdict};
 
-/// Offset of the vCPU states in a record.
-pub const VMC_RECORD_STATES: usize = 192;
+/// Offset of the states in a record.
+pub const VMC_RECORD_STATES: usize = 256;
 const _: () = assert!(VMC_RECORD_STATES == STATES && STATES == HEADER + FACTS);
 
 /// What a record says about its domain.
@@ -37,10 +38,10 @@ pub struct VmcFacts {
     pub p2m_address: u64,
     /// The P2M covers PFNs below this number.
     pub p2m_end: u64,
-    /// Number of vCPU states.
-    pub vcpus: u32,
-    /// Bytes of one vCPU state.
-    pub vcpu_size: u32,
+    /// Number of states.
+    pub states: u32,
+    /// Bytes of one state.
+    pub state_size: u32,
     /// Session of the pages.
     pub session: SessionId,
 }
@@ -50,9 +51,9 @@ pub struct VmcFacts {
 /// # Safety
 /// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_record_capacity(domain: *mut VmcDomain, vcpus: u32, vcpu_size: u32) -> u64 {
+pub unsafe extern "C" fn vmc_record_capacity(domain: *mut VmcDomain, states: u32, state_size: u32) -> u64 {
     // SAFETY: by the caller's promise.
-    record::capacity(unsafe { locked(domain) }.pfns(), vcpus, vcpu_size)
+    record::capacity(unsafe { locked(domain) }.pfns(), states, state_size)
 }
 
 /// Whether `bytes` begin like a record of any version.
@@ -65,7 +66,7 @@ pub unsafe extern "C" fn vmc_record_is(bytes: *const u8, len: usize) -> bool {
     Header::is_record(unsafe { slice::from_raw_parts(bytes, len) })
 }
 
-/// Seals the record in `buffer`, where the vCPU states stand already, and gives its size through
+/// Seals the record in `buffer`, where the states stand already, and gives its size through
 /// `size`.
 ///
 /// # Safety
@@ -91,8 +92,7 @@ pub unsafe extern "C" fn vmc_record_seal(
 }
 
 fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<usize, Refusal> {
-    let private = facts.pages.saturating_sub(domain.plain().count());
-    let (session, sequence, digest) = domain.control.export(private)?;
+    let (session, sequence, digests) = domain.control.export(facts.pages)?;
     let facts = Facts {
         uuid: facts.uuid,
         pages: facts.pages,
@@ -103,9 +103,9 @@ fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<u
         p2m_root: Pfn(facts.p2m_root),
         p2m_address: facts.p2m_address,
         p2m_end: facts.p2m_end,
-        private: digest,
-        vcpus: facts.vcpus,
-        vcpu_size: facts.vcpu_size,
+        digests,
+        states: facts.states,
+        state_size: facts.state_size,
     };
     let total = facts.write(buffer, domain.plain()).ok_or(Refusal::RecordSize)?;
     let header = Header {
@@ -182,34 +182,55 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
         p2m_root: facts.p2m_root.0,
         p2m_address: facts.p2m_address,
         p2m_end: facts.p2m_end,
-        vcpus: facts.vcpus,
-        vcpu_size: facts.vcpu_size,
+        states: facts.states,
+        state_size: facts.state_size,
         session: header.session,
     })
 }
 
-/// Whether the opened record notes page `pfn` as plain. The recorded set was decoded into `words`.
+/// Begins a restore: decodes the recorded set of plain pages into `words`, and starts the digests anew.
 ///
 /// # Safety
-/// `buffer` was opened; `words` holds `count` zero words of Xen's own.
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` was opened; `words` holds `count` zero words of Xen's own.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_record_plain(
+pub unsafe extern "C" fn vmc_record_begin(
+    domain: *mut VmcDomain,
     buffer: *const u8,
     len: usize,
     words: *mut u64,
     count: usize,
 ) -> Verdict {
     // SAFETY: by the caller's promise.
-    let (buffer, words) = unsafe {
+    let (domain, buffer, words) = unsafe {
         (
+            locked(domain),
             slice::from_raw_parts(buffer, len),
             slice::from_raw_parts(words.cast(), count),
         )
     };
+    domain.restored = Digests::default();
     verdict(Facts::read(buffer).and_then(|facts| facts.read_plain(buffer, PfnSet::new(words))))
 }
 
-/// Compares the pages that were restored with those that were exported.
+/// Compares the plain pages that were restored with those that were exported.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` was opened.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_verify_plain(
+    domain: *mut VmcDomain,
+    buffer: *const u8,
+    len: usize,
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, buffer) = unsafe { (locked(domain), slice::from_raw_parts(buffer, len)) };
+    verdict(Facts::read(buffer).and_then(|facts| {
+        let same = facts.digests.plain == domain.restored.plain;
+        same.then_some(()).ok_or(Refusal::TablesDiffer)
+    }))
+}
+
+/// Compares the private pages that were restored with those that were exported, and wipes the keys.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` was opened.
@@ -217,11 +238,9 @@ pub unsafe extern "C" fn vmc_record_plain(
 pub unsafe extern "C" fn vmc_record_verify(domain: *mut VmcDomain, buffer: *const u8, len: usize) -> Verdict {
     // SAFETY: by the caller's promise.
     let (domain, buffer) = unsafe { (locked(domain), slice::from_raw_parts(buffer, len)) };
-    let same = Facts::read(buffer).map(|facts| facts.private == domain.restored);
     domain.keys.zeroize();
-    verdict(match same {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Refusal::PagesDiffer),
-        Err(refusal) => Err(refusal),
-    })
+    verdict(Facts::read(buffer).and_then(|facts| {
+        let same = facts.digests == domain.restored;
+        same.then_some(()).ok_or(Refusal::PagesDiffer)
+    }))
 }

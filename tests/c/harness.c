@@ -84,13 +84,19 @@ static bool is_plain(unsigned int pfn)
     return pfn == 5 || pfn == 64;
 }
 
-/* Encrypt what dom0 sees of one page into `out`. */
+/* 0 for a private page; the plain ones are page tables of level 1. */
+static uint64_t kind_of(unsigned int pfn)
+{
+    return is_plain(pfn);
+}
+
+/* Account one page, and encrypt it into `out`. */
 static bool export_page(struct guest *g, unsigned int pfn, Page *out)
 {
     struct VmcTicket ticket;
     bool again = true;
 
-    if ( vmc_page_begin(g->domain, pfn, false, &ticket, &again) || again )
+    if ( vmc_page_begin(g->domain, pfn, kind_of(pfn), false, &ticket, &again) || again )
         return false;
     memcpy(out, &g->pages[pfn], PAGE_BYTES);
     vmc_page_encrypt(g->domain, &ticket, out);
@@ -112,7 +118,7 @@ static struct VmcFacts facts_of(const uint8_t *handle)
 {
     struct VmcFacts facts = {
         .pages = PAGES, .pfns = PAGES, .start_info = 7, .console = 8,
-        .store = 9, .vcpus = VCPUS, .vcpu_size = VCPU_SIZE,
+        .store = 9, .states = VCPUS, .state_size = VCPU_SIZE,
     };
 
     memcpy(facts.uuid, handle, 16);
@@ -142,13 +148,24 @@ static Verdict restore(const struct image *image, const uint8_t *handle,
     memcpy(g.pages, image->pages, PAGES * PAGE_BYTES);
     verdict = vmc_record_open(g.domain, (const uint8_t (*)[16])handle, record, size, &facts);
     if ( !verdict )
-        verdict = vmc_record_plain(record, size, plain, WORDS);
+        verdict = vmc_record_begin(g.domain, record, size, plain, WORDS);
     if ( !verdict )
     {
         for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
-            if ( !(plain[pfn / 64] >> (pfn % 64) & 1) )
-                vmc_page_restore(g.domain, (const SessionId *)&facts.session,
-                                 (int)pfn == wrong_pfn ? pfn ^ 1 : pfn, &g.pages[pfn]);
+        {
+            bool noted = plain[pfn / 64] >> (pfn % 64) & 1;
+            Page copy;
+
+            CHECK("plain pages are noted as such", noted == is_plain(pfn));
+            memcpy(&copy, &g.pages[pfn], PAGE_BYTES);
+            vmc_page_restore(g.domain, (const SessionId *)&facts.session,
+                             (int)pfn == wrong_pfn ? pfn ^ 1 : pfn, kind_of(pfn),
+                             noted ? &copy : &g.pages[pfn]);
+        }
+        verdict = vmc_record_verify_plain(g.domain, record, size);
+    }
+    if ( !verdict )
+    {
         if ( same_as )
         {
             CHECK("restored memory is the exported memory",
@@ -158,7 +175,7 @@ static Verdict restore(const struct image *image, const uint8_t *handle,
                   record[VMC_RECORD_STATES + VCPUS * VCPU_SIZE - 1] == 0xc3);
             CHECK("facts come back",
                   facts.start_info == 7 && facts.console == 8 &&
-                  facts.store == 9 && facts.vcpus == VCPUS && facts.pages == PAGES);
+                  facts.store == 9 && facts.states == VCPUS && facts.pages == PAGES);
         }
         verdict = vmc_record_verify(g.domain, record, size);
     }
@@ -209,10 +226,11 @@ static void cycle(uint32_t backend)
     image.record = calloc(1, image.capacity);
     CHECK("no record before every page was exported", seal(&g, &image) != 0);
     for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
+    {
+        CHECK("page is exported", export_page(&g, pfn, &image.pages[pfn]));
         if ( is_plain(pfn) )
             memcpy(&image.pages[pfn], &g.pages[pfn], PAGE_BYTES);
-        else if ( !export_page(&g, pfn, &image.pages[pfn]) )
-            CHECK("page is exported", false);
+    }
     CHECK("ciphertext shows nothing of the page",
           !memmem(&image.pages[3], PAGE_BYTES, "DDDD", 4));
     CHECK("equal pages differ in ciphertext", memcmp(&image.pages[0], &image.pages[26], PAGE_BYTES));
@@ -223,6 +241,11 @@ static void cycle(uint32_t backend)
     vmc_plain_lose(g.domain, ~0ull, 2);
     vmc_page_forget(g.domain, ~0ull);
     CHECK("a page that does not exist is not plain", !vmc_plain_has(g.domain, ~0ull));
+
+    vmc_plain_lose(g.domain, 64, 2);
+    vmc_plain_gain(g.domain, 64, 2);
+    CHECK("no record before a page that changed its class was exported again", seal(&g, &image) != 0);
+    CHECK("page is exported", export_page(&g, 64, &again));
 
     CHECK("record is sealed", seal(&g, &image) == 0);
     CHECK("record is known as one", vmc_record_is(image.record, image.size));
@@ -246,6 +269,9 @@ static void cycle(uint32_t backend)
     ((uint8_t *)&image.pages[17])[4095] ^= 0x80;
     CHECK("one bit of a page changed", restore(&image, uuid, image.size, -1, NULL) != 0);
     ((uint8_t *)&image.pages[17])[4095] ^= 0x80;
+    ((uint8_t *)&image.pages[64])[8] ^= 1;
+    CHECK("one bit of a plain page changed", restore(&image, uuid, image.size, -1, NULL) != 0);
+    ((uint8_t *)&image.pages[64])[8] ^= 1;
     CHECK("a page at a wrong place", restore(&image, uuid, image.size, 17, NULL) != 0);
     memcpy(&again, &image.pages[10], PAGE_BYTES);
     memcpy(&image.pages[10], &image.pages[11], PAGE_BYTES);
@@ -263,10 +289,10 @@ static void cycle(uint32_t backend)
         bool later = false;
 
         CHECK("a page in flight",
-              vmc_page_begin(g.domain, 4, false, &ticket, &later) == 0 && !later);
+              vmc_page_begin(g.domain, 4, 0, false, &ticket, &later) == 0 && !later);
         vmc_domain_enter(g.domain, RUNNING);
         CHECK("keys do not change under a page in flight",
-              vmc_page_begin(g.domain, 5, false, &(struct VmcTicket){ 0 }, &later) == 0 && later);
+              vmc_page_begin(g.domain, 5, 0, false, &(struct VmcTicket){ 0 }, &later) == 0 && later);
         vmc_page_encrypt(g.domain, &ticket, &again);
         vmc_page_end(g.domain, &ticket);
     }

@@ -28,19 +28,32 @@ pub struct Tweak {
     pub session: SessionId,
     /// Place of the page in the guest.
     pub pfn: Pfn,
+    /// What the page is.
+    pub kind: PageKind,
+}
+
+/// What is encrypted or digested under a page key: two pages of different kinds have different tweaks.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageKind(pub u64);
+
+impl PageKind {
+    /// A page that dom0 sees encrypted. Every other number is a kind of plain page, of which the tag
+    /// alone is kept.
+    pub const PRIVATE: Self = Self(0);
 }
 
 impl Tweak {
-    /// Last eight bytes of the tweak: whatever else will be encrypted under a page key differs here.
-    const DOMAIN: [u8; 8] = *b"page\0\0\0\x01";
-
-    /// session id || PFN (little-endian) || domain separator.
+    /// session id || PFN || kind, both little-endian.
     fn to_blocks(self) -> [Block; 2] {
         let mut second = [0; 16];
-        for (out, byte) in second
-            .iter_mut()
-            .zip(self.pfn.0.to_le_bytes().into_iter().chain(Self::DOMAIN))
-        {
+        for (out, byte) in second.iter_mut().zip(
+            self.pfn
+                .0
+                .to_le_bytes()
+                .into_iter()
+                .chain(self.kind.0.to_le_bytes()),
+        ) {
             *out = byte;
         }
         [self.session.0, second]
@@ -79,7 +92,7 @@ pub struct PageKey {
 
 const_assert_eq!(size_of::<PageKey>(), 2 * 480 + 256 + 16);
 const_assert_eq!(align_of::<PageKey>(), 8);
-const_assert_eq!(size_of::<Tweak>(), 24);
+const_assert_eq!(size_of::<Tweak>(), 32);
 
 impl PageKey {
     /// A key that is not set yet: all zero, and of no use.

@@ -21,10 +21,36 @@ pub struct Session {
     records: u64,
     /// Pages encrypted so far, repeats included.
     encrypted: u64,
-    /// Digest of the last exported content of every private page.
-    private: SetHash,
+    /// Digests of the last exported content of every page but P2M leaves and rings.
+    digests: Digests,
     /// The domain ran on or its pages changed keys: nothing more is exported under this session.
     stale: bool,
+}
+
+impl Session {
+    const fn exported(&self) -> u64 {
+        self.digests
+            .private
+            .count()
+            .wrapping_add(self.digests.plain.count())
+    }
+}
+
+/// What a record binds of a domain's pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Digests {
+    /// Private pages.
+    pub private: SetHash,
+    /// Plain pages that a restore must bring back as they were: page tables, descriptor tables and
+    /// `start_info`, in a form that does not depend on the frames they lie in.
+    pub plain: SetHash,
+}
+
+impl Digests {
+    /// The digest that a page goes into.
+    pub const fn of(&mut self, plain: bool) -> &mut SetHash {
+        if plain { &mut self.plain } else { &mut self.private }
+    }
 }
 
 /// What to do before a page can be encrypted.
@@ -134,53 +160,73 @@ impl Domain {
             id,
             records: 0,
             encrypted: 0,
-            private: SetHash::EMPTY,
+            digests: Digests {
+                private: SetHash::EMPTY,
+                plain: SetHash::EMPTY,
+            },
             stale: false,
         });
     }
 
-    /// Ends the encryption of `pfn` and remembers its tag as that of the page's final content.
-    pub fn end_page(&mut self, pfn: Pfn, tag: PageTag, exported: PfnSet<'_>, tags: &mut [PageTag]) {
+    /// Ends the encryption of `pfn`, which is `plain` or not, and remembers its tag as that of the page's
+    /// final content. A page that changed between plain and private in the session was forgotten then.
+    pub fn end_page(
+        &mut self,
+        pfn: Pfn,
+        plain: bool,
+        tag: PageTag,
+        exported: PfnSet<'_>,
+        tags: &mut [PageTag],
+    ) {
         self.in_flight = self.in_flight.saturating_sub(1);
         let slot = usize::try_from(pfn.0).ok().and_then(|index| tags.get_mut(index));
         let (Some(session), Some(slot)) = (&mut self.session, slot) else {
             return;
         };
+        let digest = session.digests.of(plain);
         if !exported.insert(pfn) {
-            session.private.remove(slot);
+            digest.remove(slot);
         }
         *slot = tag;
-        session.private.add(slot);
+        digest.add(slot);
     }
 
-    /// Ends an encryption whose page became plain in the meantime: dom0 sees it once more, as ciphertext.
+    /// Ends an encryption whose page changed its class in the meantime: dom0 has to map it once more.
     pub const fn abandon_page(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// Forgets that `pfn` was exported: it is plain or no longer the domain's.
-    pub fn forget_page(&mut self, pfn: Pfn, exported: PfnSet<'_>, tags: &[PageTag]) {
+    /// Forgets that `pfn`, `plain` so far or not, was exported: it is something else now, or no longer
+    /// the domain's.
+    pub fn forget_page(&mut self, pfn: Pfn, plain: bool, exported: PfnSet<'_>, tags: &[PageTag]) {
         let slot = usize::try_from(pfn.0).ok().and_then(|index| tags.get(index));
         if let (Some(session), Some(slot)) = (&mut self.session, slot)
             && exported.remove(pfn)
         {
-            session.private.remove(slot);
+            session.digests.of(plain).remove(slot);
         }
     }
 
-    /// Digest, identifier and number for a record, if every one of `private` pages was exported.
+    /// Digests, identifier and number for a record of a domain of `pages` pages, if every one that a record
+    /// binds was exported: all but the rings, which others write, and P2M leaves, whose content follows
+    /// from where the pages are.
     ///
     /// # Errors
     /// [`Refusal::Incomplete`] otherwise, or while the domain may run.
-    pub fn export(&mut self, private: u64) -> Result<(SessionId, u64, SetHash), Refusal> {
+    pub fn export(&mut self, pages: u64) -> Result<(SessionId, u64, Digests), Refusal> {
+        let free = self.plain_pages(PlainClass::P2m) + self.plain_pages(PlainClass::Ring);
         match (&mut self.session, self.state) {
-            (Some(s), State::Suspended) if !s.stale && s.private.count() == private => {
+            (Some(s), State::Suspended) if !s.stale && s.exported() + free == pages => {
                 let sequence = s.records;
                 s.records += 1;
-                Ok((s.id, sequence, s.private))
+                Ok((s.id, sequence, s.digests))
             }
             _ => Err(Refusal::Incomplete),
         }
+    }
+
+    fn plain_pages(&self, class: PlainClass) -> u64 {
+        self.plain.get(class as usize).copied().unwrap_or(0)
     }
 
     /// Starts counting plain pages anew.
@@ -210,7 +256,7 @@ impl Domain {
         info.last_refusal = self.last_refusal.map_or(0, |r| r as u32 + 1);
         if let Some(session) = self.session.as_ref().filter(|s| !s.stale) {
             info.session = session.id.0;
-            info.exported = session.private.count();
+            info.exported = session.exported();
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! 0        HEADER bytes   in clear, authenticated: magic, version, sizes, key and session identifiers
 //! HEADER   FACTS bytes    sealed: Facts
-//! STATES   n * size       sealed: one opaque state per vCPU, written and read by Xen
+//! STATES   n * size       sealed: opaque states, of the domain and of each vCPU, written and read by Xen
 //! ..       8 + bytes      sealed: run-length coded set of plain PFNs
 //! end-TAG  TAG bytes      authentication tag over everything before it
 //! ```
@@ -11,6 +11,7 @@
 //! carries that blob unread (Xen: `tools/libs/guest/xg_sr_save_x86_pv.c`, `write_one_vcpu_xsave`).
 
 use crate::bytes::{Reader, Writer};
+use crate::domain::Digests;
 use crate::ids::{KeyId, SessionId};
 use crate::sethash::SetHash;
 use crate::{Pfn, PfnSet, Refusal};
@@ -22,9 +23,9 @@ pub const MAGIC: [u8; 8] = *b"VMCRYPT\xff";
 pub const VERSION: u32 = 1;
 /// Bytes of the clear header.
 pub const HEADER: usize = 64;
-/// Bytes of the encoded [`Facts`], zero to the end: the vCPU states are aligned to 64.
-pub const FACTS: usize = 128;
-/// Offset of the vCPU states.
+/// Bytes of the encoded [`Facts`], zero to the end: the states are aligned to 64.
+pub const FACTS: usize = 192;
+/// Offset of the states.
 pub const STATES: usize = HEADER + FACTS;
 /// Bytes of the authentication tag.
 pub const TAG: usize = 32;
@@ -63,18 +64,18 @@ pub struct Facts {
     pub p2m_address: u64,
     /// The P2M covers PFNs below this number.
     pub p2m_end: u64,
-    /// Digest of all private pages.
-    pub private: SetHash,
-    /// Number of vCPU states.
-    pub vcpus: u32,
-    /// Bytes of one vCPU state.
-    pub vcpu_size: u32,
+    /// Digests of the pages.
+    pub digests: Digests,
+    /// Number of states.
+    pub states: u32,
+    /// Bytes of one state.
+    pub state_size: u32,
 }
 
 /// Largest number of bytes that a record of this shape can take.
-pub const fn capacity(pfns: u64, vcpus: u32, vcpu_size: u32) -> u64 {
+pub const fn capacity(pfns: u64, states: u32, state_size: u32) -> u64 {
     let set = 8 + 8 + 8 * PfnSet::words_for(pfns);
-    (STATES + TAG) as u64 + vcpus as u64 * vcpu_size as u64 + set
+    (STATES + TAG) as u64 + states as u64 * state_size as u64 + set
 }
 
 impl Header {
@@ -123,7 +124,7 @@ impl Header {
 }
 
 impl Facts {
-    /// Writes the facts and the set of plain pages into `record`, around the vCPU states that are
+    /// Writes the facts and the set of plain pages into `record`, around the states that are
     /// there already, and gives the number of bytes that the whole record takes.
     pub fn write(&self, record: &mut [u8], plain: PfnSet<'_>) -> Option<usize> {
         let mut w = Writer::new(record.get_mut(HEADER..STATES)?);
@@ -136,9 +137,10 @@ impl Facts {
         w.u64(self.p2m_root.0)?;
         w.u64(self.p2m_address)?;
         w.u64(self.p2m_end)?;
-        w.bytes(&self.private.to_bytes())?;
-        w.u32(self.vcpus)?;
-        w.u32(self.vcpu_size)?;
+        w.bytes(&self.digests.private.to_bytes())?;
+        w.bytes(&self.digests.plain.to_bytes())?;
+        w.u32(self.states)?;
+        w.u32(self.state_size)?;
         let start = self.set_start()?;
         let set = start.checked_add(8)?;
         let len = runs::encode(plain, record.get_mut(set..)?)?;
@@ -165,9 +167,12 @@ impl Facts {
                 p2m_root: Pfn(r.u64()?),
                 p2m_address: r.u64()?,
                 p2m_end: r.u64()?,
-                private: SetHash::from_bytes(&r.array()?),
-                vcpus: r.u32()?,
-                vcpu_size: r.u32()?,
+                digests: Digests {
+                    private: SetHash::from_bytes(&r.array()?),
+                    plain: SetHash::from_bytes(&r.array()?),
+                },
+                states: r.u32()?,
+                state_size: r.u32()?,
             };
             facts.set_bytes(record)?;
             Some(facts)
@@ -185,9 +190,9 @@ impl Facts {
     }
 
     fn set_start(&self) -> Option<usize> {
-        let states = usize::try_from(self.vcpus)
+        let states = usize::try_from(self.states)
             .ok()?
-            .checked_mul(usize::try_from(self.vcpu_size).ok()?)?;
+            .checked_mul(usize::try_from(self.state_size).ok()?)?;
         STATES.checked_add(states)
     }
 

@@ -43,16 +43,14 @@ pub enum Refusal {
     Guest32 = 17,
     /// Memory for VMCrypt's own state ran out.
     NoMemory = 18,
-    /// dom0 asked a guest to suspend without the guest's consent.
-    ForcedSuspend = 19,
     /// Console or xenstore ring outside the builder's pages.
-    RingPlace = 20,
-    /// The CPU lacks XSAVE, which carries the record.
-    NoXsave = 21,
+    RingPlace = 19,
     /// The record does not authenticate.
-    RecordChanged = 22,
+    RecordChanged = 20,
     /// The domain cannot grow while it is exported.
-    Exporting = 23,
+    Exporting = 21,
+    /// Page tables, descriptor tables or `start_info` are not those that were exported.
+    TablesDiffer = 22,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -60,7 +58,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 24] = [
+const ENTRIES: [Entry; 23] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -176,22 +174,10 @@ const ENTRIES: [Entry; 24] = [
         "Xen has no memory for the domain's protection state",
     ),
     Entry(
-        Refusal::ForcedSuspend,
-        Errno::EPERM,
-        "forced-suspend",
-        "remote suspend of a sealed domain; only the guest may suspend itself",
-    ),
-    Entry(
         Refusal::RingPlace,
         Errno::EPERM,
         "ring-place",
         "start_info names a ring page that may hold private data",
-    ),
-    Entry(
-        Refusal::NoXsave,
-        Errno::EOPNOTSUPP,
-        "no-xsave",
-        "the CPU lacks XSAVE, which carries the sealed record; saving is not possible",
     ),
     Entry(
         Refusal::RecordChanged,
@@ -204,6 +190,12 @@ const ENTRIES: [Entry; 24] = [
         Errno::EBUSY,
         "exporting",
         "memory limit cannot be raised while the domain is saved or migrated; try again afterwards",
+    ),
+    Entry(
+        Refusal::TablesDiffer,
+        Errno::EPERM,
+        "tables-differ",
+        "page tables, descriptor tables or start_info differ from what was saved; the image was changed",
     ),
 ];
 

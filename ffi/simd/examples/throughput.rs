@@ -27,6 +27,7 @@ fn measure(name: &str, backend: &impl Backend, key: &PageKey, pages: usize) {
     for decrypt in [false, true] {
         let crypt = |page: &mut Page, pfn| {
             let tweak = Tweak {
+                kind: vmcrypt_core::cipher::PageKind::PRIVATE,
                 session: SessionId([1; 16]),
                 pfn: Pfn(pfn),
             };

@@ -39,13 +39,8 @@ const SMALL_POOL: Config = Config {
 
 /// Cases that were written and not yet seen to pass: CI skips them and says so.
 pub const PENDING: &[&str] = &[
-    "canary-calls",
-    "canary-migration",
-    "image-pages",
-    "image-record",
     "io",
     "map-while-destroyed",
-    "migrate-busy",
     "timing",
 ];
 

@@ -43,6 +43,15 @@ pub struct Page {
     pub at: usize,
 }
 
+/// PFNs that a vCPU's register record names.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuFrames {
+    /// `start_info`, in vCPU 0 alone.
+    pub start_info: u64,
+    /// First page of the GDT.
+    pub gdt_frame: u64,
+}
+
 /// An image in memory.
 #[derive(Clone)]
 pub struct Stream {
@@ -123,6 +132,25 @@ impl Stream {
             }
         }
         Ok(pages)
+    }
+
+    /// What vCPU `id`'s register record names.
+    pub fn vcpu_context(&self, id: u32) -> Result<VcpuFrames> {
+        // Header of the record, then `struct vcpu_guest_context` of public/arch-x86/xen.h.
+        const RDX: usize = 8 + 520 + 12 * 8;
+        const GDT_FRAMES: usize = 8 + 4832;
+        let record = self
+            .of_kind(kind::VCPU_BASIC)
+            .find(|record| word(&self.bytes, record.body.start).ok() == Some(id))
+            .with_context(|| format!("no registers of vCPU {id} in the image"))?;
+        let long = |offset| -> Result<u64> {
+            let at = record.body.start + offset;
+            Ok(u64::from(word(&self.bytes, at)?) | u64::from(word(&self.bytes, at + 4)?) << 32)
+        };
+        Ok(VcpuFrames {
+            start_info: long(RDX)?,
+            gdt_frame: long(GDT_FRAMES)?,
+        })
     }
 
     /// The content of a page.

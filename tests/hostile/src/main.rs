@@ -154,6 +154,8 @@ fn map_writable(xen: &Privcmd, domain: DomId) -> Result<Value> {
 fn map_storm(xen: &Privcmd, domain: DomId, limit: Duration) -> Result<Value> {
     let (start, mut outcomes, mut rounds) = (Instant::now(), Outcomes::default(), 0u64);
     let frames = owned_frames(xen, domain)?;
+    // Whoever waits to disturb the storm sees that it has begun.
+    println!("{}", json!("storm"));
     while start.elapsed() < limit && xen::domains(xen)?.iter().any(|one| one.id == domain) {
         for batch in frames.chunks(xen::BATCH) {
             outcomes.add(xen, domain, batch, false);

@@ -8,6 +8,11 @@ mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mkdir -p /dev/pts /run/lock /run/xen /run/xenstored /var/log/xen/console /var/lib/xen /var/lib/xenstored
 mount -t devpts devpts /dev/pts
+# As udev makes them; Xen's hotplug scripts would wait for their lock forever without.
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
 modprobe -a xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs virtio-rng loop xen-blkback xen-netback bridge
 mount -t xenfs xenfs /proc/xen
 

@@ -1,7 +1,7 @@
 //! What every backend of the page cipher must fulfil. Run by the core for the portable backend and by
 //! `ffi/simd` for each of its own.
 
-use vmcrypt_core::cipher::{Backend, Page, PageKey, PageTag, Portable, Tweak};
+use vmcrypt_core::cipher::{Backend, Page, PageKey, PageKind, PageTag, Portable, Tweak};
 use vmcrypt_core::cipher::{decrypt, decrypt_page, encrypt, encrypt_page};
 use vmcrypt_core::ids::{Pfn, SessionId};
 
@@ -37,6 +37,7 @@ impl Random {
         Tweak {
             session: SessionId(self.bytes()),
             pfn: Pfn(self.next() >> 28),
+            kind: PageKind(self.next() % 7),
         }
     }
 

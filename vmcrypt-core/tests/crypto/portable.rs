@@ -60,14 +60,14 @@ fn agrees_with_an_independent_implementation() {
 
 /// The page form is the general one under the tweak that `docs/CRYPTO.md` writes down.
 #[test]
-fn page_tweak_is_session_pfn_domain() {
+fn page_tweak_is_session_pfn_kind() {
     let mut random = Random(4);
     let (key, tweak, mut page) = (random.key(), random.tweak(), random.page());
     let mut message = page;
     let bytes = [
         &tweak.session.0[..],
         &tweak.pfn.0.to_le_bytes(),
-        b"page\0\0\0\x01",
+        &tweak.kind.0.to_le_bytes(),
     ]
     .concat();
     let tag = encrypt_page(&Portable, &key, &tweak, &mut page);

@@ -4,6 +4,7 @@ use crate::{config, words};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use vmcrypt_core::cipher::PageTag;
+use vmcrypt_core::domain::Digests;
 use vmcrypt_core::ids::{KeyId, SessionId};
 use vmcrypt_core::keys::{HostKey, RecordKey};
 use vmcrypt_core::record::{FACTS, Facts, HEADER, Header, MAGIC, STATES, TAG, VERSION, capacity};
@@ -20,9 +21,10 @@ fn header(total: u64) -> Header {
     }
 }
 
-fn facts(pfns: u64, vcpus: u32, vcpu_size: u32) -> Facts {
-    let mut private = SetHash::EMPTY;
-    private.add(&PageTag([0xa5; 16]));
+fn facts(pfns: u64, states: u32, state_size: u32) -> Facts {
+    let mut digests = Digests::default();
+    digests.private.add(&PageTag([0xa5; 16]));
+    digests.plain.add(&PageTag([0x5a; 16]));
     Facts {
         uuid: *b"sixteen letters!",
         pages: pfns / 2,
@@ -33,23 +35,23 @@ fn facts(pfns: u64, vcpus: u32, vcpu_size: u32) -> Facts {
         p2m_root: Pfn(14),
         p2m_address: 0xffff_c900_0000_0000,
         p2m_end: pfns,
-        private,
-        vcpus,
-        vcpu_size,
+        digests,
+        states,
+        state_size,
     }
 }
 
 /// Bytes of header and facts without the padding.
-const USED: usize = HEADER + 16 + 8 * 8 + SetHash::SIZE + 2 * 4;
+const USED: usize = HEADER + 16 + 8 * 8 + 2 * SetHash::SIZE + 2 * 4;
 
-/// A whole record, not encrypted, its vCPU states all `state`.
+/// A whole record, not encrypted, its states all `state`.
 fn record(facts: &Facts, plain: &BTreeSet<u64>, state: u8) -> Vec<u8> {
     let words = words(facts.pfns);
     let set = PfnSet::new(&words);
     plain.iter().for_each(|pfn| assert!(set.insert(Pfn(*pfn))));
-    let room = capacity(facts.pfns, facts.vcpus, facts.vcpu_size) as usize;
+    let room = capacity(facts.pfns, facts.states, facts.state_size) as usize;
     let mut record = vec![0; room];
-    record[STATES..][..(facts.vcpus * facts.vcpu_size) as usize].fill(state);
+    record[STATES..][..(facts.states * facts.state_size) as usize].fill(state);
     let total = facts.write(&mut record, set).expect("the capacity is enough");
     assert!(total <= room, "{total} of {room} bytes");
     record.truncate(total);
@@ -92,7 +94,7 @@ fn plain(pfns: u64) -> BoxedStrategy<BTreeSet<u64>> {
 
 fn shape() -> impl Strategy<Value = (Facts, BTreeSet<u64>)> {
     (0..3000u64, 0..5u32, 0..200u32)
-        .prop_flat_map(|(pfns, vcpus, size)| (Just(facts(pfns, vcpus, size)), plain(pfns)))
+        .prop_flat_map(|(pfns, states, size)| (Just(facts(pfns, states, size)), plain(pfns)))
 }
 
 proptest! {
@@ -102,7 +104,7 @@ proptest! {
     fn what_is_written_is_read((facts, plain) in shape()) {
         let record = record(&facts, &plain, 0xee);
         prop_assert_eq!(read(&record), Ok((header(record.len() as u64), facts, plain)));
-        let states = (facts.vcpus * facts.vcpu_size) as usize;
+        let states = (facts.states * facts.state_size) as usize;
         prop_assert!(record[STATES..][..states].iter().all(|byte| *byte == 0xee));
     }
 
@@ -139,7 +141,7 @@ proptest! {
         for (byte, change) in bad[at..].iter_mut().zip(change.to_le_bytes()) {
             *byte ^= change;
         }
-        let states = (facts.vcpus * facts.vcpu_size) as usize;
+        let states = (facts.states * facts.state_size) as usize;
 let read_parts = |r: &[u8]| [&r[..USED], &r[STATES + states..r.len() - TAG]].concat();
         if read_parts(&good) != read_parts(&bad) {
             prop_assert_ne!(read(&bad), read(&good));
@@ -223,17 +225,17 @@ fn a_header_alone_is_refused() {
 fn parts_that_do_not_fit_are_refused() {
     let good = record(&facts(100, 2, 64), &[5].into(), 0);
     // The last two fields of the facts.
-    let (vcpus, size) = (
-        HEADER + 16 + 8 * 8 + SetHash::SIZE,
-        HEADER + 16 + 8 * 8 + SetHash::SIZE + 4,
+    let (states, size) = (
+        HEADER + 16 + 8 * 8 + 2 * SetHash::SIZE,
+        HEADER + 16 + 8 * 8 + 2 * SetHash::SIZE + 4,
     );
     assert!(size + 4 <= HEADER + FACTS);
-    assert_eq!(good[vcpus..size + 4], [2, 0, 0, 0, 64, 0, 0, 0]);
+    assert_eq!(good[states..size + 4], [2, 0, 0, 0, 64, 0, 0, 0]);
     for (at, value) in [
-        (vcpus, 0),
-        (vcpus, 1),
-        (vcpus, 3),
-        (vcpus, u32::MAX),
+        (states, 0),
+        (states, 1),
+        (states, 3),
+        (states, u32::MAX),
         (size, 0),
         (size, 63),
         (size, u32::MAX),
@@ -243,7 +245,7 @@ fn parts_that_do_not_fit_are_refused() {
         assert_eq!(Facts::read(&bad), Err(Refusal::RecordFormat), "{value} at {at}");
     }
     let mut bad = good.clone();
-    bad[vcpus..][..8].fill(0xff);
+    bad[states..][..8].fill(0xff);
     assert_eq!(Facts::read(&bad), Err(Refusal::RecordFormat));
     let set = STATES + 2 * 64;
     for len in [0u64, 1, 15, 17, 1 << 40, u64::MAX] {

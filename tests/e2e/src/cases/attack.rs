@@ -190,8 +190,9 @@ pub fn map_while_destroyed(dom0: &mut Dom0) -> Verdict {
         let guest = dom0.create(Spec::new("doomed"))?;
         let domid = dom0.domid(&guest)?;
         let race = format!(
-            "vmcrypt-hostile map-storm {domid} 60 >/tmp/storm & storm=$!; sleep 3; xl destroy doomed; \
-             wait $storm; cat /tmp/storm"
+            "vmcrypt-hostile map-storm {domid} 60 >/tmp/storm & storm=$!; \
+             until [ -s /tmp/storm ]; do sleep 0.2; done; sleep 2; xl destroy doomed; \
+             wait $storm; tail -n 1 /tmp/storm; rm /tmp/storm"
         );
         let storm: Value = serde_json::from_slice(&dom0.run_for(&race, LONG)?.stdout)?;
         rounds += storm["rounds"].as_u64().unwrap_or(0);

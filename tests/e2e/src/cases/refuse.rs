@@ -38,6 +38,25 @@ impl Scene {
             "{what}: the forged image equals the good one"
         );
         let file = dom0.give(image)?;
+        self.refuse_file(dom0, what, file)
+    }
+
+    /// Restores the saved image with one bit of it changed.
+    fn refuse_flip(&mut self, dom0: &mut Dom0, place: &Place) -> Result<(), Problem> {
+        let (file, byte) = (self.guest.image(), self.stream.bytes[place.at]);
+        let set = |byte: u8| {
+            format!(
+                "printf '\\x{byte:02x}' | dd of={file} bs=1 seek={} conv=notrunc status=none",
+                place.at
+            )
+        };
+        dom0.run(&set(byte ^ 1 << place.bit))?;
+        self.refuse_file(dom0, &place.what, &file)?;
+        dom0.run(&set(byte))?;
+        Ok(())
+    }
+
+    fn refuse_file(&mut self, dom0: &mut Dom0, what: &str, file: &str) -> Result<(), Problem> {
         dom0.xen_log()?;
         // What the guest said before it was saved is no sign of life afterwards.
         dom0.read_console(&mut self.guest)?;
@@ -119,23 +138,75 @@ pub fn truncated(dom0: &mut Dom0) -> Verdict {
     scene.end(dom0)
 }
 
-/// One bit, in private pages and in the sealed record.
+/// One bit of an image.
+struct Place {
+    what: String,
+    at: usize,
+    bit: u8,
+}
+
+impl Place {
+    fn new(what: impl Into<String>, at: usize, bit: u8) -> Place {
+        let what = what.into();
+        Place { what, at, bit }
+    }
+}
+
+/// One bit, in pages of every kind and in the sealed record.
 pub fn bit_flips(dom0: &mut Dom0) -> Verdict {
     let mut scene = Scene::new(dom0)?;
     let data = scene.data_pages()?;
     let xsave = scene.stream.first(kind::VCPU_XSAVE)?.body;
-    let places = [
-        ("first byte of a page", data[data.len() / 2].at, 0),
-        ("last byte of a page", data[data.len() / 3].at + 4095, 7),
-        ("middle of a page", data[data.len() * 4 / 5].at + 2048, 3),
-        ("sealed record", xsave.end - 40, 2),
-        ("end of the sealed record", xsave.end - 1, 5),
+    let mut places = vec![
+        Place::new("first byte of a page", data[data.len() / 2].at, 0),
+        Place::new("last byte of a page", data[data.len() / 3].at + 4095, 7),
+        Place::new("sealed record", xsave.end - 40, 2),
+        Place::new("end of the sealed record", xsave.end - 1, 5),
     ];
-    for (what, at, bit) in places {
-        let image = scene.stream.with_flipped_bit(at, bit);
-        scene.refuse(dom0, what, &image)?;
+    places.extend(plain_places(&scene.stream)?);
+    for place in places {
+        scene.refuse_flip(dom0, &place)?;
     }
     scene.end(dom0)
+}
+
+/// Bits of plain pages that Xen itself would take either way.
+fn plain_places(stream: &Stream) -> Result<Vec<Place>> {
+    const PRESENT: u8 = 1;
+    let pages = stream.pages()?;
+    let mut places = Vec::new();
+    // A table without write permission, one without execution, one that leads elsewhere.
+    for (level, what, byte, bit) in [
+        (1, "write permission in an L1 table", 0, 1),
+        (1, "frame in an L1 table", 1, 4),
+        (2, "execute permission in an L2 table", 7, 7),
+        (4, "accessed bit in an L4 table", 0, 5),
+    ] {
+        let entry = pages
+            .iter()
+            .filter(|page| page.class & 7 == level)
+            .find_map(|page| {
+                let content = stream.content(*page);
+                let entry = (0..4096).step_by(8).find(|at| content[*at] & PRESENT != 0)?;
+                Some(page.at + entry)
+            });
+        let entry = entry.with_context(|| format!("no L{level} table in the image"))?;
+        places.push(Place::new(what, entry + byte, bit));
+    }
+    let context = stream.vcpu_context(0)?;
+    let find = |pfn: u64| {
+        let page = pages.iter().find(|page| page.pfn == pfn);
+        page.with_context(|| format!("page {pfn:#x} is not in the image"))
+    };
+    // The bit of a descriptor that is for software to use; the guest's own text on its command line.
+    let descriptor = find(context.gdt_frame)?.at + 8 * 2 + 6;
+    places.push(Place::new("descriptor table", descriptor, 4));
+    places.push(Place::new(
+        "command line in start_info",
+        find(context.start_info)?.at + 130,
+        0,
+    ));
+    Ok(places)
 }
 
 /// The sealed record itself.

@@ -50,12 +50,12 @@ fn written(groups: u8, set: &[u8]) {
         }
     }
     let empty = [0; STATES + 8 + TAG];
-    let facts = Facts::read(&empty).expect("no vCPUs and no pages are a record");
+    let facts = Facts::read(&empty).expect("no states and no pages are a record");
     survives_writing(
         &Facts {
             pfns,
-            vcpus: 3,
-            vcpu_size: 40,
+            states: 3,
+            state_size: 40,
             ..facts
         },
         plain,
@@ -63,7 +63,7 @@ fn written(groups: u8, set: &[u8]) {
 }
 
 fn survives_writing(facts: &Facts, plain: PfnSet<'_>) {
-    let mut record = vec![0; capacity(facts.pfns, facts.vcpus, facts.vcpu_size) as usize];
+    let mut record = vec![0; capacity(facts.pfns, facts.states, facts.state_size) as usize];
     let size = facts
         .write(&mut record, plain)
         .expect("every set fits into the capacity");

@@ -84,9 +84,9 @@
 #define VMC_VIEW_CIPHER 2
 
 /**
- * Offset of the vCPU states in a record.
+ * Offset of the states in a record.
  */
-#define VMC_RECORD_STATES 192
+#define VMC_RECORD_STATES 256
 
 /**
  * Life of a protected domain.
@@ -234,25 +234,21 @@ typedef enum VmcRefusal {
    */
   VMC_REFUSAL_NO_MEMORY = 18,
   /**
-   * dom0 asked a guest to suspend without the guest's consent.
-   */
-  VMC_REFUSAL_FORCED_SUSPEND = 19,
-  /**
    * Console or xenstore ring outside the builder's pages.
    */
-  VMC_REFUSAL_RING_PLACE = 20,
-  /**
-   * The CPU lacks XSAVE, which carries the record.
-   */
-  VMC_REFUSAL_NO_XSAVE = 21,
+  VMC_REFUSAL_RING_PLACE = 19,
   /**
    * The record does not authenticate.
    */
-  VMC_REFUSAL_RECORD_CHANGED = 22,
+  VMC_REFUSAL_RECORD_CHANGED = 20,
   /**
    * The domain cannot grow while it is exported.
    */
-  VMC_REFUSAL_EXPORTING = 23,
+  VMC_REFUSAL_EXPORTING = 21,
+  /**
+   * Page tables, descriptor tables or `start_info` are not those that were exported.
+   */
+  VMC_REFUSAL_TABLES_DIFFER = 22,
 } VmcRefusal;
 
 /**
@@ -366,6 +362,16 @@ typedef uint8_t SessionId[16];
 typedef uint64_t Pfn;
 
 /**
+ * What is encrypted or digested under a page key: two pages of different kinds have different tweaks.
+ */
+typedef uint64_t PageKind;
+/**
+ * A page that dom0 sees encrypted. Every other number is a kind of plain page, of which the tag
+ * alone is kept.
+ */
+#define PageKind_PRIVATE 0
+
+/**
  * Makes each page's encryption its own: the session and the place of the page in the guest.
  */
 typedef struct Tweak {
@@ -377,6 +383,10 @@ typedef struct Tweak {
    * Place of the page in the guest.
    */
   Pfn pfn;
+  /**
+   * What the page is.
+   */
+  PageKind kind;
 } Tweak;
 
 /**
@@ -438,13 +448,13 @@ typedef struct VmcFacts {
    */
   uint64_t p2m_end;
   /**
-   * Number of vCPU states.
+   * Number of states.
    */
-  uint32_t vcpus;
+  uint32_t states;
   /**
-   * Bytes of one vCPU state.
+   * Bytes of one state.
    */
-  uint32_t vcpu_size;
+  uint32_t state_size;
   /**
    * Session of the pages.
    */
@@ -581,7 +591,8 @@ Verdict vmc_map_judge(struct VmcDomain *domain,
                       uint32_t *view);
 
 /**
- * Begins the encryption of page `pfn`, opening a session if need be. `idle` says that the domain
+ * Begins the encryption of page `pfn`, opening a session if need be. `kind` is 0 for a private page, another number
+ * for each kind of plain page. `idle` says that the domain
  * may run and has nothing mapped. True through `again`: come back later, nothing was begun.
  *
  * # Safety
@@ -589,6 +600,7 @@ Verdict vmc_map_judge(struct VmcDomain *domain,
  */
 Verdict vmc_page_begin(struct VmcDomain *domain,
                        uint64_t pfn,
+                       uint64_t kind,
                        bool idle,
                        struct VmcTicket *ticket,
                        bool *again);
@@ -603,12 +615,13 @@ Verdict vmc_page_begin(struct VmcDomain *domain,
 void vmc_page_encrypt(struct VmcDomain *domain, struct VmcTicket *ticket, Page *page);
 
 /**
- * Ends an encryption and accounts the page as exported.
+ * Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile.
  *
  * # Safety
  * As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt`] and is not used again.
  */
-void vmc_page_end(struct VmcDomain *domain, const struct VmcTicket *ticket);
+void vmc_page_end(struct VmcDomain *domain,
+                  const struct VmcTicket *ticket);
 
 /**
  * Forgets that page `pfn` was exported: it left the domain.
@@ -619,7 +632,8 @@ void vmc_page_end(struct VmcDomain *domain, const struct VmcTicket *ticket);
 void vmc_page_forget(struct VmcDomain *domain, uint64_t pfn);
 
 /**
- * Decrypts `page`, which stands at `pfn`, in place and takes it into the digest of the restore.
+ * Takes `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is decrypted in place, of
+ * a plain one `page` is a copy, which is used up.
  *
  * # Safety
  * A record was opened, the domain cannot run, nobody else reaches `page`; the vector registers are held
@@ -628,6 +642,7 @@ void vmc_page_forget(struct VmcDomain *domain, uint64_t pfn);
 void vmc_page_restore(struct VmcDomain *domain,
                       const SessionId *session,
                       uint64_t pfn,
+                      uint64_t kind,
                       Page *page);
 
 /**
@@ -672,7 +687,7 @@ bool vmc_p2m_is_leaf(const uint64_t *leaf,
  * # Safety
  * As for [`vmc_page_begin`](crate::page::vmc_page_begin).
  */
-uint64_t vmc_record_capacity(struct VmcDomain *domain, uint32_t vcpus, uint32_t vcpu_size);
+uint64_t vmc_record_capacity(struct VmcDomain *domain, uint32_t states, uint32_t state_size);
 
 /**
  * Whether `bytes` begin like a record of any version.
@@ -683,7 +698,7 @@ uint64_t vmc_record_capacity(struct VmcDomain *domain, uint32_t vcpus, uint32_t 
 bool vmc_record_is(const uint8_t *bytes, size_t len);
 
 /**
- * Seals the record in `buffer`, where the vCPU states stand already, and gives its size through
+ * Seals the record in `buffer`, where the states stand already, and gives its size through
  * `size`.
  *
  * # Safety
@@ -710,15 +725,27 @@ Verdict vmc_record_open(struct VmcDomain *domain,
                         struct VmcFacts *facts);
 
 /**
- * Whether the opened record notes page `pfn` as plain. The recorded set was decoded into `words`.
+ * Begins a restore: decodes the recorded set of plain pages into `words`, and starts the digests anew.
  *
  * # Safety
- * `buffer` was opened; `words` holds `count` zero words of Xen's own.
+ * As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` was opened; `words` holds `count` zero words of Xen's own.
  */
-Verdict vmc_record_plain(const uint8_t *buffer, size_t len, uint64_t *words, size_t count);
+Verdict vmc_record_begin(struct VmcDomain *domain,
+                         const uint8_t *buffer,
+                         size_t len,
+                         uint64_t *words,
+                         size_t count);
 
 /**
- * Compares the pages that were restored with those that were exported.
+ * Compares the plain pages that were restored with those that were exported.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` was opened.
+ */
+Verdict vmc_record_verify_plain(struct VmcDomain *domain, const uint8_t *buffer, size_t len);
+
+/**
+ * Compares the private pages that were restored with those that were exported, and wipes the keys.
  *
  * # Safety
  * As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` was opened.

@@ -5,12 +5,13 @@
 #include <xen/domain_page.h>
 #include <xen/event.h>
 #include <asm/p2m.h>
+#include <asm/paging.h>
 #include <asm/shared.h>
 #include <asm/x86_64/page.h>
 
 #include "private.h"
 
-static int class_of(unsigned long type)
+int vmcrypt_class_of(unsigned long type)
 {
     if ( !(type & PGT_count_mask) || !(type & PGT_validated) )
         return -1;
@@ -29,7 +30,7 @@ static int class_of(unsigned long type)
 
 int vmcrypt_type_class(const struct page_info *page)
 {
-    return class_of(ACCESS_ONCE(page->u.inuse.type_info));
+    return vmcrypt_class_of(ACCESS_ONCE(page->u.inuse.type_info));
 }
 
 void vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
@@ -48,6 +49,17 @@ void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
     spin_unlock(&vm->lock);
 }
 
+/*
+ * A page that changes between plain and private must be sent again. Xen sees to
+ * it for page tables; a descriptor table keeps its type while nobody uses it.
+ */
+static void mark_dirty(const struct vmcrypt_domain *vm,
+                       const struct page_info *page, int class)
+{
+    if ( class == VMC_CLASS_DESCRIPTOR )
+        paging_mark_dirty(vm->d, page_to_mfn(page));
+}
+
 void vmcrypt_type_gained(struct page_info *page)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
@@ -57,6 +69,7 @@ void vmcrypt_type_gained(struct page_info *page)
         return;
 
     atomic_inc(&vm->epoch);
+    mark_dirty(vm, page, class);
     vmcrypt_gain(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
 }
 
@@ -65,10 +78,11 @@ void vmcrypt_type_lost(struct page_info *page, unsigned long type)
     struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
     int class;
 
-    if ( likely(!vm) || (class = class_of(type)) < 0 )
+    if ( likely(!vm) || (class = vmcrypt_class_of(type)) < 0 )
         return;
 
     atomic_inc(&vm->epoch);
+    mark_dirty(vm, page, class);
     vmcrypt_lose(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
 }
 
@@ -201,14 +215,11 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at)
     {
         unsigned long i = vm->p2m_cursor++;
         mfn_t mfn = vmcrypt_walk(d, at.root, at.va + i * PAGE_SIZE);
-        const void *leaf;
 
         if ( mfn_valid(mfn) && page_get_owner(mfn_to_page(mfn)) == d &&
              !is_special_page(mfn_to_page(mfn)) )
         {
-            leaf = map_domain_page(mfn);
-            memcpy(scratch, leaf, PAGE_SIZE);
-            unmap_domain_page(leaf);
+            vmcrypt_copy_from(scratch, mfn);
             if ( vmcrypt_is_leaf(scratch, i * 512) &&
                  check_leaf(vm, scratch, i * 512) )
             {

@@ -2,6 +2,7 @@
 /*
  * What the Rust part needs from Xen: entropy, vector registers, a scratch page.
  */
+#include <xen/domain_page.h>
 #include <xen/init.h>
 #include <xen/lib.h>
 #include <xen/mm.h>
@@ -94,6 +95,22 @@ static void **__read_mostly scratch;
 void *vmcrypt_scratch(void)
 {
     return scratch[smp_processor_id()];
+}
+
+void vmcrypt_copy_from(void *to, mfn_t from)
+{
+    const void *va = map_domain_page(from);
+
+    memcpy(to, va, PAGE_SIZE);
+    unmap_domain_page(va);
+}
+
+void vmcrypt_copy_to(mfn_t to, const void *from)
+{
+    void *va = map_domain_page(to);
+
+    memcpy(va, from, PAGE_SIZE);
+    unmap_domain_page(va);
 }
 
 static int __init cf_check vmcrypt_glue_init(void)

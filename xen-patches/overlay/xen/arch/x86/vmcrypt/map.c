@@ -92,13 +92,6 @@ void vmcrypt_grant_unmapped(mfn_t frame, const struct domain *mapper)
         count_map(frame, -1);
 }
 
-static bool changing_plain(const struct vmcrypt_domain *vm,
-                           const struct page_info *page)
-{
-    return vmcrypt_type_class(page) >= 0 ||
-           mfn_eq(page_to_mfn(page), vm->start_info);
-}
-
 /* What the map policy needs to know about a frame. */
 static unsigned int frame_kind(struct vmcrypt_domain *vm,
                                const struct page_info *page, bool *p2m)
@@ -118,33 +111,29 @@ static unsigned int frame_kind(struct vmcrypt_domain *vm,
     if ( !vmc_plain_has(vm->rust, pfn) )
         return VMC_FRAME_ORDINARY;
 
-    if ( changing_plain(vm, page) )
-        return VMC_FRAME_CHANGING;
-
-    *p2m = true;
+    *p2m = vmcrypt_bound_kind(vm, page) == KIND_PRIVATE;
     return VMC_FRAME_CHANGING;
 }
 
 /* Copies a page that may change class, and says whether it did not. */
 static bool snapshot(struct vmcrypt_domain *vm, struct page_info *page,
-                     void *scratch, bool p2m)
+                     void *scratch, bool p2m, enum page_kind *kind)
 {
     int epoch = atomic_read(&vm->epoch);
-    const void *src;
 
     smp_rmb();
-    if ( !p2m && !changing_plain(vm, page) )
+    *kind = p2m ? KIND_PRIVATE : vmcrypt_bound_kind(vm, page);
+    if ( !p2m && *kind == KIND_PRIVATE )
         return false;
 
-    src = __map_domain_page(page);
-    memcpy(scratch, src, PAGE_SIZE);
-    unmap_domain_page(src);
+    vmcrypt_copy_from(scratch, page_to_mfn(page));
     smp_rmb();
 
     if ( p2m )
         return vmcrypt_is_leaf(scratch, ~0UL);
 
-    return atomic_read(&vm->epoch) == epoch && changing_plain(vm, page);
+    return atomic_read(&vm->epoch) == epoch &&
+           vmcrypt_bound_kind(vm, page) == *kind;
 }
 
 /* The domain may run and dom0 has nothing of it, so no save is under way. */
@@ -157,8 +146,9 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own)
            !paging_mode_log_dirty(vm->d);
 }
 
-/* Encrypts the scratch page in place. */
-static int encrypt(struct vmcrypt_domain *vm, unsigned long pfn, void *scratch)
+/* Encrypts the scratch page in place and accounts it as exported. */
+static int export(struct vmcrypt_domain *vm, unsigned long pfn,
+                  enum page_kind kind, void *scratch)
 {
     struct VmcTicket ticket;
     bool again = false, idle;
@@ -167,7 +157,7 @@ static int encrypt(struct vmcrypt_domain *vm, unsigned long pfn, void *scratch)
     spin_lock(&vm->lock);
     /* The replica that is being made counts as one. */
     idle = vmcrypt_idle(vm, 1);
-    verdict = vmc_page_begin(vm->rust, pfn, idle, &ticket, &again);
+    verdict = vmc_page_begin(vm->rust, pfn, kind, idle, &ticket, &again);
     spin_unlock(&vm->lock);
 
     if ( verdict )
@@ -186,11 +176,30 @@ static int encrypt(struct vmcrypt_domain *vm, unsigned long pfn, void *scratch)
     return 0;
 }
 
+/*
+ * dom0 has a plain page now: what it has is what a restore must bring back.
+ * While the guest runs, a table may name frames that are not its own; libxc
+ * sends such a table again when the guest has stopped.
+ */
+static int bind(struct vmcrypt_domain *vm, unsigned long pfn,
+                enum page_kind kind, void *scratch)
+{
+    if ( vmcrypt_normalise(vm, scratch, kind) )
+        return export(vm, pfn, kind, scratch);
+
+    spin_lock(&vm->lock);
+    vmc_page_forget(vm->rust, pfn);
+    spin_unlock(&vm->lock);
+
+    return 0;
+}
+
 static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
                         unsigned int view, bool p2m, struct page_info **out)
 {
     unsigned long pfn = get_gpfn_from_mfn(mfn_x(page_to_mfn(page)));
-    void *scratch = vmcrypt_scratch(), *dst;
+    void *scratch = vmcrypt_scratch();
+    enum page_kind kind = KIND_PRIVATE;
     struct page_info *replica;
     unsigned int tries;
     bool plain = false;
@@ -202,28 +211,26 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
 
     if ( view == VMC_VIEW_SNAPSHOT )
         for ( tries = 0; !plain && tries < 4; tries++ )
-            plain = snapshot(vm, page, scratch, p2m);
+            plain = snapshot(vm, page, scratch, p2m, &kind);
 
     if ( !plain )
     {
-        const void *src = __map_domain_page(page);
-
-        memcpy(scratch, src, PAGE_SIZE);
-        unmap_domain_page(src);
+        vmcrypt_copy_from(scratch, page_to_mfn(page));
         if ( view == VMC_VIEW_SNAPSHOT && p2m )
             vmcrypt_lose(vm, pfn, VMC_CLASS_P2M);
-        rc = encrypt(vm, pfn, scratch);
+        rc = export(vm, pfn, KIND_PRIVATE, scratch);
     }
 
+    if ( !rc )
+    {
+        vmcrypt_copy_to(page_to_mfn(replica), scratch);
+        if ( plain && kind != KIND_PRIVATE )
+            rc = bind(vm, pfn, kind, scratch);
+    }
     if ( rc )
         vmcrypt_replica_put(replica);
     else
-    {
-        dst = __map_domain_page(replica);
-        memcpy(dst, scratch, PAGE_SIZE);
-        unmap_domain_page(dst);
         *out = replica;
-    }
     clear_page(scratch);
 
     return rc;

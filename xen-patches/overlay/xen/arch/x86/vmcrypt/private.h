@@ -11,13 +11,21 @@
 
 /* Steps of vmcrypt_first_unpause(), in order. */
 enum seal_step {
+    SEAL_QUIESCE,  /* wait until no call that began before is under way */
     SEAL_SIZE,     /* find the largest PFN */
     SEAL_START,    /* get memory */
     SEAL_PAGES,    /* walk the page list: PFNs, foreign maps, types */
     SEAL_P2M,      /* walk the P2M table */
     SEAL_CLASSES,  /* compare page classes with the record */
+    SEAL_BOUND,    /* digest tables and start_info, compare */
     SEAL_DECRYPT,  /* decrypt, and digest what comes out */
     SEAL_FINISH,   /* compare the digest, load the registers */
+};
+
+/* What a page is to the record; page tables by level. */
+enum page_kind {
+    KIND_PRIVATE, KIND_L1, KIND_L2, KIND_L3, KIND_L4, KIND_DESCRIPTORS,
+    KIND_START_INFO,
 };
 
 struct vmcrypt_domain {
@@ -57,12 +65,16 @@ struct vmcrypt_domain {
     /* Progress of the first unpause. */
     struct {
         enum seal_step step;
-        unsigned long cursor, pages, highest;
+        unsigned long cursor, highest;
         unsigned long total;           /* pages of the domain */
         unsigned long covered, found;  /* pages below the P2M's end, in it */
         uint32_t *mfn;        /* machine frame (plus one) of each PFN */
         uint64_t *plain;      /* plain pages by the record */
     } seal;
+
+    /* Runs when everything that was under way at the first unpause is over. */
+    struct rcu_head quiet_head;
+    enum { QUIET_NO, QUIET_WAIT, QUIET_YES } quiet;
 };
 
 static inline struct vmcrypt_domain *vmcrypt_of(const struct domain *d)
@@ -75,6 +87,8 @@ extern bool vmcrypt_simd;
 void vmcrypt_vector_enter(void);
 void vmcrypt_vector_leave(void);
 void *vmcrypt_scratch(void);
+void vmcrypt_copy_from(void *to, mfn_t from);
+void vmcrypt_copy_to(mfn_t to, const void *from);
 
 /* domain.c */
 enum VmcState vmcrypt_state(struct vmcrypt_domain *vm);
@@ -87,7 +101,8 @@ void vmcrypt_detach(struct vmcrypt_domain *vm);
 extern unsigned int vmcrypt_nr_domains;
 
 /* classify.c */
-/* Plain class by the frame's validated type, or -1. */
+/* Plain class by a frame's validated type, or -1. */
+int vmcrypt_class_of(unsigned long type);
 int vmcrypt_type_class(const struct page_info *page);
 mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va);
 /* Notes every valid P2M leaf as plain; -ERESTART asks to be called again. */
@@ -103,6 +118,14 @@ void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
 /* Whether @page is a P2M leaf; for PFNs from @base on unless that is ~0. */
 bool vmcrypt_is_leaf(const void *page, unsigned long base);
+
+/* bound.c */
+/* KIND_PRIVATE stands for a plain page that no record binds, too. */
+enum page_kind vmcrypt_bound_kind(const struct vmcrypt_domain *vm,
+                                  const struct page_info *page);
+/* Rewrites a copy; false if it names a frame that is not the domain's. */
+bool vmcrypt_normalise(const struct vmcrypt_domain *vm, void *page,
+                       enum page_kind kind);
 
 /* replica.c */
 extern struct domain *vmcrypt_replica_owner;
@@ -125,6 +148,6 @@ mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 
 /* record.c */
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);
-int vmcrypt_load_vcpus(struct vmcrypt_domain *vm);
+int vmcrypt_load_state(struct vmcrypt_domain *vm);
 
 #endif /* __X86_VMCRYPT_PRIVATE_H__ */

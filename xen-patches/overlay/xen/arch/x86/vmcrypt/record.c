@@ -11,9 +11,19 @@
 
 #include "private.h"
 
-/* One vCPU in the record.  The XSAVE area is in uncompressed form. */
+/* The first state in the record. */
+struct domain_state {
+    struct arch_shared_info arch;
+    struct vcpu_info vcpu_info[XEN_LEGACY_MAX_VCPUS];
+};
+
+/*
+ * Of each vCPU one more.  Frame numbers are PFNs; the XSAVE area is in
+ * uncompressed form.
+ */
 struct vcpu_state {
     struct vcpu_guest_context ctxt;
+    struct vcpu_msrs msrs;
     struct xen_domctl_ext_vcpucontext ext;
     uint64_t xcr0, xcr0_accum;
     uint32_t vcpu_id, xsave_size;
@@ -122,11 +132,37 @@ int vmcrypt_check_context(struct vcpu *v, const struct vcpu_guest_context *ctxt)
 
 /* --- Export ------------------------------------------------------------ */
 
+/* The page tables and descriptor tables that a context names, as PFNs. */
+static void frames_to_pfns(struct vcpu_guest_context *c)
+{
+    unsigned int i;
+
+    for ( i = 0; i < ARRAY_SIZE(c->gdt_frames); i++ )
+        c->gdt_frames[i] = i < DIV_ROUND_UP(c->gdt_ents, 512)
+                           ? get_gpfn_from_mfn(c->gdt_frames[i]) : 0;
+    for ( i = 1; i <= 3; i += 2 )
+        if ( c->ctrlreg[i] )
+            c->ctrlreg[i] = xen_pfn_to_cr3(
+                get_gpfn_from_mfn(xen_cr3_to_pfn(c->ctrlreg[i])));
+}
+
+static void save_domain(const struct domain *d, struct domain_state *s)
+{
+    const struct shared_info *shared = &d->shared_info->native;
+
+    BUILD_BUG_ON(sizeof(struct domain_state) > sizeof(struct vcpu_state));
+
+    s->arch = shared->arch;
+    memcpy(s->vcpu_info, shared->vcpu_info, sizeof(s->vcpu_info));
+}
+
 static void save_vcpu(struct vcpu *v, struct vcpu_state *s)
 {
     vcpu_pause(v);
     s->vcpu_id = v->vcpu_id;
     arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = &s->ctxt });
+    frames_to_pfns(&s->ctxt);
+    s->msrs = *v->arch.msrs;
     s->ext.sysenter_callback_cs = v->arch.pv.sysenter_callback_cs;
     s->ext.sysenter_callback_eip = v->arch.pv.sysenter_callback_eip;
     s->ext.sysenter_disables_events = v->arch.pv.sysenter_disables_events;
@@ -154,7 +190,8 @@ static int export(struct vmcrypt_domain *vm,
         .start_info = get_gpfn_from_mfn(mfn_x(vm->start_info)),
         .console = get_gpfn_from_mfn(mfn_x(vm->console)),
         .store = get_gpfn_from_mfn(mfn_x(vm->store)),
-        .vcpu_size = size,
+        .states = 1,
+        .state_size = size,
     };
     struct p2m_place p2m = vmcrypt_p2m_place(d);
     void *buffer = vzalloc(capacity);
@@ -170,11 +207,11 @@ static int export(struct vmcrypt_domain *vm,
                                          : ~0UL;
     facts.p2m_address = p2m.va;
     facts.p2m_end = p2m.end;
+    save_domain(d, buffer + VMC_RECORD_STATES);
     for_each_vcpu ( d, v )
         /* libxc leaves the others out, too. */
         if ( v->is_initialised && !(v->pause_flags & VPF_down) )
-            save_vcpu(v, buffer + VMC_RECORD_STATES +
-                         size * facts.vcpus++);
+            save_vcpu(v, buffer + VMC_RECORD_STATES + size * facts.states++);
 
     spin_lock(&vm->lock);
     verdict = vmc_record_seal(vm->rust, &facts, buffer, capacity, &len);
@@ -208,7 +245,8 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     if ( !evc->vcpu )
     {
         spin_lock(&vm->lock);
-        capacity = vmc_record_capacity(vm->rust, d->max_vcpus, state_size());
+        capacity = vmc_record_capacity(vm->rust, 1 + d->max_vcpus,
+                                       state_size());
         spin_unlock(&vm->lock);
     }
 
@@ -254,7 +292,7 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     if ( !vmc_record_is(head, sizeof(head)) )
         return 1;
     /* PFNs leave room for holes, but not for any number dom0 likes. */
-    if ( evc->size > PAGE_SIZE + d->max_vcpus * state_size() +
+    if ( evc->size > PAGE_SIZE + (1 + d->max_vcpus) * state_size() +
                      (16UL * domain_tot_pages(d) + (1UL << 20)) / 8 )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
 
@@ -277,7 +315,7 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     vm->record_size = evc->size;
     if ( verdict )
         vmcrypt_drop_record(vm);
-    else if ( vm->facts.vcpu_size != state_size() )
+    else if ( !vm->facts.states || vm->facts.state_size != state_size() )
     {
         vmcrypt_drop_record(vm);
         verdict = VMC_REFUSAL_RECORD_FORMAT + 1;
@@ -295,33 +333,39 @@ static int load_vcpu(struct vmcrypt_domain *vm, struct vcpu *v,
                      struct vcpu_state *s)
 {
     struct vcpu_guest_context *now = xzalloc(struct vcpu_guest_context);
-    struct vcpu_guest_context *c = &s->ctxt;
-    int rc;
+    struct vcpu_guest_context *c = &s->ctxt, *pfns = NULL;
+    int rc = -ENOMEM;
 
-    if ( !now )
-        return -ENOMEM;
+    if ( !now || !(pfns = xzalloc(struct vcpu_guest_context)) )
+        goto out;
 
     arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = now });
-    rc = ((now->flags ^ c->flags) & (VGCF_in_kernel | VGCF_online)) ||
-         now->vm_assist != c->vm_assist ||
-         !now->ctrlreg[1] != !c->ctrlreg[1] ||
-         (!v->vcpu_id && now->user_regs.rdx != mfn_x(vm->start_info))
-         ? -EPERM : 0;
+    *pfns = *now;
+    frames_to_pfns(pfns);
+    rc = -EPERM;
+    if ( ((now->flags ^ c->flags) & (VGCF_in_kernel | VGCF_online)) ||
+         now->vm_assist != c->vm_assist || now->gdt_ents != c->gdt_ents ||
+         memcmp(pfns->gdt_frames, c->gdt_frames, sizeof(c->gdt_frames)) ||
+         pfns->ctrlreg[1] != c->ctrlreg[1] ||
+         pfns->ctrlreg[3] != c->ctrlreg[3] ||
+         (!v->vcpu_id && now->user_regs.rdx != mfn_x(vm->start_info)) )
+        goto out;
 
-    if ( !rc )
-    {
-        memcpy(c->gdt_frames, now->gdt_frames, sizeof(c->gdt_frames));
-        c->ctrlreg[1] = now->ctrlreg[1];
-        c->ctrlreg[3] = now->ctrlreg[3];
-        if ( !v->vcpu_id )
-            c->user_regs.rdx = now->user_regs.rdx;
-        /* Compares GDT and LDT with what is loaded, and loads the rest. */
-        rc = arch_set_info_guest(v, (vcpu_guest_context_u){ .nat = c });
-    }
+    memcpy(c->gdt_frames, now->gdt_frames, sizeof(c->gdt_frames));
+    c->ctrlreg[1] = now->ctrlreg[1];
+    c->ctrlreg[3] = now->ctrlreg[3];
+    if ( !v->vcpu_id )
+        c->user_regs.rdx = now->user_regs.rdx;
+    /* Compares GDT and LDT with what is loaded, and loads the rest. */
+    rc = arch_set_info_guest(v, (vcpu_guest_context_u){ .nat = c });
+
+ out:
     xfree(now);
+    xfree(pfns);
     if ( rc )
         return rc;
 
+    *v->arch.msrs = s->msrs;
     v->arch.pv.sysenter_callback_cs = s->ext.sysenter_callback_cs;
     v->arch.pv.sysenter_callback_eip = s->ext.sysenter_callback_eip;
     v->arch.pv.sysenter_disables_events = s->ext.sysenter_disables_events;
@@ -348,7 +392,29 @@ static int load_vcpu(struct vmcrypt_domain *vm, struct vcpu *v,
     return 0;
 }
 
-int vmcrypt_load_vcpus(struct vmcrypt_domain *vm)
+/*
+ * What libxc copies from the image (xg_sr_restore_x86_pv.c,
+ * handle_shared_info()), from the record instead.
+ */
+static void load_domain(struct domain *d, const struct domain_state *s)
+{
+    struct shared_info *shared = &d->shared_info->native;
+    unsigned int i;
+
+    shared->arch = s->arch;
+    shared->arch.pfn_to_mfn_frame_list_list = 0;
+    for ( i = 0; i < XEN_LEGACY_MAX_VCPUS; i++ )
+    {
+        /* Its clock is Xen's and runs already. */
+        struct vcpu_time_info now = shared->vcpu_info[i].time;
+
+        shared->vcpu_info[i] = s->vcpu_info[i];
+        shared->vcpu_info[i].evtchn_pending_sel = 0;
+        shared->vcpu_info[i].time = now;
+    }
+}
+
+int vmcrypt_load_state(struct vmcrypt_domain *vm)
 {
     struct domain *d = vm->d;
     unsigned int i, initialised = 0;
@@ -356,13 +422,14 @@ int vmcrypt_load_vcpus(struct vmcrypt_domain *vm)
 
     for_each_vcpu ( d, v )
         initialised += v->is_initialised;
-    if ( initialised != vm->facts.vcpus )
+    if ( 1 + initialised != vm->facts.states )
         return -EPERM;
 
-    for ( i = 0; i < vm->facts.vcpus; i++ )
+    load_domain(d, vm->record + VMC_RECORD_STATES);
+    for ( i = 1; i < vm->facts.states; i++ )
     {
         struct vcpu_state *s = vm->record + VMC_RECORD_STATES +
-                               i * vm->facts.vcpu_size;
+                               i * vm->facts.state_size;
         int rc;
 
         if ( s->vcpu_id >= d->max_vcpus || !(v = d->vcpu[s->vcpu_id]) ||

@@ -121,17 +121,9 @@ int vmcrypt_replica_refresh(struct vmcrypt_domain *vm)
         spin_lock(&pool_lock);
         if ( r->source && r->p2m && page_get_owner(r->source) == vm->d )
         {
-            void *src = __map_domain_page(r->source);
-
-            memcpy(scratch, src, PAGE_SIZE);
-            unmap_domain_page(src);
+            vmcrypt_copy_from(scratch, page_to_mfn(r->source));
             if ( vmcrypt_is_leaf(scratch, ~0UL) )
-            {
-                void *dst = __map_domain_page(r->frame);
-
-                memcpy(dst, scratch, PAGE_SIZE);
-                unmap_domain_page(dst);
-            }
+                vmcrypt_copy_to(page_to_mfn(r->frame), scratch);
         }
         spin_unlock(&pool_lock);
 

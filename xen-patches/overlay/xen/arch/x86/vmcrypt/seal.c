@@ -65,6 +65,35 @@ static struct page_info *next_page(struct vmcrypt_domain *vm)
     return page;
 }
 
+static void cf_check quiesced(struct rcu_head *head)
+{
+    struct vmcrypt_domain *vm = container_of(head, struct vmcrypt_domain,
+                                             quiet_head);
+
+    ACCESS_ONCE(vm->quiet) = QUIET_YES;
+    put_domain(vm->d);
+}
+
+/*
+ * What dom0 may not do to a sealed domain is judged when a call begins.  One
+ * that began before could still change a page that was looked at already.
+ */
+static int seal_quiesce(struct vmcrypt_domain *vm)
+{
+    if ( ACCESS_ONCE(vm->quiet) == QUIET_NO )
+    {
+        get_knownalive_domain(vm->d);
+        vm->quiet = QUIET_WAIT;
+        call_rcu(&vm->quiet_head, quiesced);
+    }
+    if ( ACCESS_ONCE(vm->quiet) != QUIET_YES )
+        return -ERESTART;
+
+    vm->quiet = QUIET_NO;
+
+    return 0;
+}
+
 /* The largest PFN in use decides about the size of everything else. */
 static int seal_size(struct vmcrypt_domain *vm)
 {
@@ -112,10 +141,13 @@ static int seal_start(struct vmcrypt_domain *vm)
 
     if ( restored(vm) )
     {
-        uint32_t verdict = vmc_record_plain(
-            vm->record, vm->record_size, vm->seal.plain,
-            BITS_TO_LONGS(vm->facts.pfns));
+        uint32_t verdict;
 
+        spin_lock(&vm->lock);
+        verdict = vmc_record_begin(vm->rust, vm->record, vm->record_size,
+                                   vm->seal.plain,
+                                   BITS_TO_LONGS(vm->facts.pfns));
+        spin_unlock(&vm->lock);
         if ( verdict )
             return vmcrypt_refuse(vm, verdict - 1);
     }
@@ -200,10 +232,13 @@ static int find_rings(struct vmcrypt_domain *vm)
     store = _mfn(si->store_mfn);
     console = _mfn(si->console.domU.mfn);
     tables = vmcrypt_walk(d, root, si->pt_base);
+    /* As libxc leaves them (xg_sr_restore_x86_pv.c, process_start_info()). */
+    ok = si->nr_pages == vm->facts.p2m_end && !si->flags &&
+         si->shared_info == virt_to_maddr(d->shared_info);
     unmap_domain_page(si);
 
     if ( restored(vm) )
-        ok = mfn_eq(console, vmcrypt_sealing_mfn(vm, vm->facts.console)) &&
+        ok = ok && mfn_eq(console, vmcrypt_sealing_mfn(vm, vm->facts.console)) &&
              mfn_eq(store, vmcrypt_sealing_mfn(vm, vm->facts.store));
     else
     {
@@ -377,6 +412,43 @@ static int seal_classes(struct vmcrypt_domain *vm)
     return grants_clean(vm) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 }
 
+/* Takes a page into the digest; a private one comes out decrypted. */
+static void restore(struct vmcrypt_domain *vm, unsigned long pfn,
+                    enum page_kind kind, void *page)
+{
+    vmcrypt_vector_enter();
+    vmc_page_restore(vm->rust, &vm->facts.session, pfn, kind, page);
+    vmcrypt_vector_leave();
+}
+
+static int bind(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
+{
+    enum page_kind kind = vmcrypt_bound_kind(vm, mfn_to_page(mfn));
+    void *scratch = vmcrypt_scratch();
+    int rc = 0;
+
+    if ( kind == KIND_PRIVATE )
+    {
+        bool noted;
+
+        spin_lock(&vm->lock);
+        noted = vmc_plain_has(vm->rust, pfn);
+        spin_unlock(&vm->lock);
+        if ( noted )
+            return 0; /* a P2M leaf, or a ring */
+        kind = KIND_DESCRIPTORS; /* seal_classes() asked Xen */
+    }
+
+    vmcrypt_copy_from(scratch, mfn);
+    if ( vmcrypt_normalise(vm, scratch, kind) )
+        restore(vm, pfn, kind, scratch);
+    else
+        rc = vmcrypt_refuse(vm, VMC_REFUSAL_TABLES_DIFFER);
+    clear_page(scratch);
+
+    return rc;
+}
+
 static int decrypt(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
 {
     struct page_info *page = mfn_to_page(mfn);
@@ -387,39 +459,50 @@ static int decrypt(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
         return vmcrypt_refuse(vm, VMC_REFUSAL_PAGE_TYPE);
 
     va = map_domain_page(mfn);
-    vmcrypt_vector_enter();
-    vmc_page_restore(vm->rust, &vm->facts.session, pfn, va);
-    vmcrypt_vector_leave();
+    restore(vm, pfn, KIND_PRIVATE, va);
     unmap_domain_page(va);
     put_page_and_type(page);
 
     return 0;
 }
 
-static int seal_decrypt(struct vmcrypt_domain *vm)
+/* Does something with each page of a restored domain, plain or private. */
+static int each_page(struct vmcrypt_domain *vm, bool plain,
+                     int (*act)(struct vmcrypt_domain *vm, unsigned long pfn,
+                                mfn_t mfn))
 {
-    for ( ; restored(vm) && vm->seal.cursor < vm->pfns; vm->seal.cursor++ )
+    while ( restored(vm) && vm->seal.cursor < vm->pfns )
     {
-        unsigned long pfn = vm->seal.cursor;
+        unsigned long pfn = vm->seal.cursor++;
         mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
-        int rc;
 
-        if ( pfn && !(pfn % SLICE) && vm->seal.pages != pfn &&
-             hypercall_preempt_check() )
+        if ( mfn_valid(mfn) && record_plain(vm, pfn) == plain )
         {
-            /* Come back to this very page, and do it then. */
-            vm->seal.pages = pfn;
-            return -ERESTART;
-        }
+            int rc = act(vm, pfn, mfn);
 
-        if ( !mfn_valid(mfn) || record_plain(vm, pfn) )
-            continue;
-        rc = decrypt(vm, pfn, mfn);
-        if ( rc )
-            return rc;
+            if ( rc )
+                return rc;
+        }
+        if ( !(pfn % SLICE) && hypercall_preempt_check() )
+            return -ERESTART;
     }
 
     return 0;
+}
+
+static int seal_bound(struct vmcrypt_domain *vm)
+{
+    uint32_t verdict;
+    int rc = each_page(vm, true, bind);
+
+    if ( rc || !restored(vm) )
+        return rc;
+
+    spin_lock(&vm->lock);
+    verdict = vmc_record_verify_plain(vm->rust, vm->record, vm->record_size);
+    spin_unlock(&vm->lock);
+
+    return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
 }
 
 static int seal_finish(struct vmcrypt_domain *vm)
@@ -437,7 +520,7 @@ static int seal_finish(struct vmcrypt_domain *vm)
         if ( verdict )
             return vmcrypt_refuse(vm, verdict - 1);
 
-        if ( vmcrypt_load_vcpus(vm) )
+        if ( vmcrypt_load_state(vm) )
             return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
     }
 
@@ -448,6 +531,8 @@ static int seal_step(struct vmcrypt_domain *vm)
 {
     switch ( vm->seal.step )
     {
+    case SEAL_QUIESCE:
+        return seal_quiesce(vm);
     case SEAL_SIZE:
         return seal_size(vm);
     case SEAL_START:
@@ -458,8 +543,10 @@ static int seal_step(struct vmcrypt_domain *vm)
         return seal_p2m(vm);
     case SEAL_CLASSES:
         return seal_classes(vm);
+    case SEAL_BOUND:
+        return seal_bound(vm);
     case SEAL_DECRYPT:
-        return seal_decrypt(vm);
+        return each_page(vm, false, decrypt);
     case SEAL_FINISH:
         return seal_finish(vm);
     }
