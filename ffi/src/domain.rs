@@ -22,6 +22,7 @@ pub struct VmcDomain {
     pub(crate) restored: Digests,
     plain: *const AtomicU64,
     exported: *const AtomicU64,
+    fresh: *const AtomicU64,
     tags: *mut PageTag,
     pfns: u64,
 }
@@ -33,6 +34,11 @@ impl VmcDomain {
 
     pub(crate) fn exported(&self) -> PfnSet<'_> {
         PfnSet::new(self.words(self.exported))
+    }
+
+    /// Pages whose latest content was exported, if they were exported at all.
+    pub(crate) fn fresh(&self) -> PfnSet<'_> {
+        PfnSet::new(self.words(self.fresh))
     }
 
     pub(crate) const fn pfns(&self) -> u64 {
@@ -48,21 +54,35 @@ impl VmcDomain {
     }
 
     /// The parts that accounting needs, borrowed apart.
-    pub(crate) fn accounts(&mut self) -> (&mut Domain, PfnSet<'_>, &mut [PageTag]) {
-        let (words, tags): (&[AtomicU64], &mut [PageTag]) = if self.tags.is_null() {
-            (&[], &mut [])
-        } else {
-            // SAFETY: `vmc_domain_attach` was given that many words and tags, which live as long as the
-            // domain and are reached through it alone.
-            unsafe {
-                (
-                    slice::from_raw_parts(self.exported, PfnSet::words_for(self.pfns) as usize),
-                    slice::from_raw_parts_mut(self.tags, self.pfns as usize),
-                )
+    pub(crate) fn accounts(&mut self) -> Accounts<'_> {
+        let words = |words: *const AtomicU64| -> &[AtomicU64] {
+            if words.is_null() {
+                return &[];
             }
+            // SAFETY: as in `words()`.
+            unsafe { slice::from_raw_parts(words, PfnSet::words_for(self.pfns) as usize) }
         };
-        (&mut self.control, PfnSet::new(words), tags)
+        Accounts {
+            exported: PfnSet::new(words(self.exported)),
+            fresh: PfnSet::new(words(self.fresh)),
+            tags: if self.tags.is_null() {
+                &mut []
+            } else {
+                // SAFETY: `vmc_domain_attach` was given that many tags, which live as long as the domain and are
+                // reached through it alone.
+                unsafe { slice::from_raw_parts_mut(self.tags, self.pfns as usize) }
+            },
+            control: &mut self.control,
+        }
     }
+}
+
+/// What is kept of the pages exported in a session.
+pub(crate) struct Accounts<'a> {
+    pub control: &'a mut Domain,
+    pub exported: PfnSet<'a>,
+    pub fresh: PfnSet<'a>,
+    pub tags: &'a mut [PageTag],
 }
 
 /// The domain behind a pointer from C.
@@ -99,6 +119,7 @@ pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
                 },
                 plain: ptr::null(),
                 exported: ptr::null(),
+                fresh: ptr::null(),
                 tags: ptr::null_mut(),
                 pfns: 0,
             }
@@ -118,8 +139,8 @@ pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
     domain.restored = Digests::default();
 }
 
-/// Gives the domain the memory that grows with its size: two sets of `pfns` bits each, rounded up to
-/// 64, and `pfns` tags. The tags and the second set are zero. No memory ends the count of plain pages.
+/// Gives the domain the memory that grows with its size: three sets of `pfns` bits each, rounded up to
+/// 64, and `pfns` tags. The tags and the last two sets are zero. No memory ends the count of plain pages.
 ///
 /// # Safety
 /// The memory is valid until the domain is wiped and reached through the domain alone.
@@ -128,6 +149,7 @@ pub unsafe extern "C" fn vmc_domain_attach(
     domain: *mut VmcDomain,
     plain: *mut u64,
     exported: *mut u64,
+    fresh: *mut u64,
     tags: *mut u8,
     pfns: u64,
 ) {
@@ -135,6 +157,7 @@ pub unsafe extern "C" fn vmc_domain_attach(
     let domain = unsafe { locked(domain) };
     domain.plain = plain.cast();
     domain.exported = exported.cast();
+    domain.fresh = fresh.cast();
     domain.tags = tags.cast();
     domain.pfns = pfns;
     if plain.is_null() {

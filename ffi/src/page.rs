@@ -15,6 +15,7 @@ use crate::{Verdict, host, imports, verdict};
 pub struct VmcTicket {
     tweak: Tweak,
     tag: PageTag,
+    generation: u64,
 }
 
 /// Guest data of no known class.
@@ -73,8 +74,7 @@ pub unsafe extern "C" fn vmc_map_judge(
     )
 }
 
-/// Begins the encryption of page `pfn`, opening a session if need be. `kind` is 0 for a private page, another number
-/// for each kind of plain page. `idle` says that the domain
+/// Begins the export of page `pfn`, before its content is read, opening a session if need be. `idle` says that the domain
 /// may run and has nothing mapped. True through `again`: come back later, nothing was begun.
 ///
 /// # Safety
@@ -83,7 +83,6 @@ pub unsafe extern "C" fn vmc_map_judge(
 pub unsafe extern "C" fn vmc_page_begin(
     domain: *mut VmcDomain,
     pfn: u64,
-    kind: u64,
     idle: bool,
     ticket: *mut VmcTicket,
     again: *mut bool,
@@ -104,13 +103,15 @@ pub unsafe extern "C" fn vmc_page_begin(
     }
     match enter {
         Enter::Ready(session) => {
+            domain.fresh().insert(Pfn(pfn));
             *ticket = VmcTicket {
                 tweak: Tweak {
                     session,
                     pfn: Pfn(pfn),
-                    kind: PageKind(kind),
+                    kind: PageKind::PRIVATE,
                 },
                 tag: PageTag::default(),
+                generation: domain.control.generation(),
             };
         }
         Enter::Open | Enter::Again => *again = true,
@@ -118,17 +119,23 @@ pub unsafe extern "C" fn vmc_page_begin(
     0
 }
 
-/// Encrypts `page` in place. The domain's lock is not held; a ticket is, and the vector registers if
+/// Encrypts `page` in place; `kind` is 0 for a private page, another number for each kind of plain page. The domain's lock is not held; a ticket is, and the vector registers if
 /// the backend uses them.
 ///
 /// # Safety
 /// `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, page: *mut Page) {
+pub unsafe extern "C" fn vmc_page_encrypt(
+    domain: *mut VmcDomain,
+    ticket: *mut VmcTicket,
+    kind: u64,
+    page: *mut Page,
+) {
     // SAFETY: the keys do not change while a ticket is out; the rest by the caller's promise.
     unsafe {
         let key = (*domain).keys.page();
         let ticket = &mut *ticket;
+        ticket.tweak.kind = PageKind(kind);
         ticket.tag = encrypt(key, &ticket.tweak, page);
     }
 }
@@ -141,12 +148,50 @@ pub unsafe extern "C" fn vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut V
 pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) {
     // SAFETY: by the caller's promise.
     let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
+    if ticket.generation != domain.control.generation() {
+        domain.fresh().remove(ticket.tweak.pfn);
+    }
     let plain = ticket.tweak.kind != PageKind::PRIVATE;
     if domain.plain().contains(ticket.tweak.pfn) != plain {
         return domain.control.abandon_page();
     }
-    let (control, exported, tags) = domain.accounts();
-    control.end_page(ticket.tweak.pfn, plain, ticket.tag, exported, tags);
+    let own = domain.accounts();
+    own.control
+        .end_page(ticket.tweak.pfn, plain, ticket.tag, own.exported, own.tags);
+}
+
+/// Ends an export without accounting anything.
+///
+/// # Safety
+/// As for [`vmc_page_begin`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_abandon(domain: *mut VmcDomain) {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain) }.control.abandon_page();
+}
+
+/// Takes note that page `pfn` was written, or may be without notice.
+///
+/// # Safety
+/// As for [`vmc_page_begin`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_dirtied(domain: *mut VmcDomain, pfn: u64) {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain) }.fresh().remove(Pfn(pfn));
+}
+
+/// Notices of writes begin anew: no export under way can be relied upon and, unless it is all `kept`, none before.
+///
+/// # Safety
+/// As for [`vmc_page_begin`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_tracking(domain: *mut VmcDomain, kept: bool) {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    domain.control.begin_generation();
+    if !kept {
+        domain.fresh().clear();
+    }
 }
 
 /// Forgets that page `pfn` was exported: it left the domain.
@@ -158,8 +203,8 @@ pub unsafe extern "C" fn vmc_page_forget(domain: *mut VmcDomain, pfn: u64) {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     let plain = domain.plain().contains(Pfn(pfn));
-    let (control, exported, tags) = domain.accounts();
-    control.forget_page(Pfn(pfn), plain, exported, tags);
+    let own = domain.accounts();
+    own.control.forget_page(Pfn(pfn), plain, own.exported, own.tags);
 }
 
 /// Takes `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is decrypted in place, of

@@ -20,8 +20,8 @@ pub unsafe extern "C" fn vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class:
         && domain.plain().insert(Pfn(pfn))
     {
         domain.control.plain_gained(class);
-        let (control, exported, tags) = domain.accounts();
-        control.forget_page(Pfn(pfn), false, exported, tags);
+        let own = domain.accounts();
+        own.control.forget_page(Pfn(pfn), false, own.exported, own.tags);
     }
 }
 
@@ -37,8 +37,8 @@ pub unsafe extern "C" fn vmc_plain_lose(domain: *mut VmcDomain, pfn: u64, class:
         && domain.plain().remove(Pfn(pfn))
     {
         domain.control.plain_lost(class);
-        let (control, exported, tags) = domain.accounts();
-        control.forget_page(Pfn(pfn), true, exported, tags);
+        let own = domain.accounts();
+        own.control.forget_page(Pfn(pfn), true, own.exported, own.tags);
     }
 }
 

@@ -92,7 +92,8 @@ pub unsafe extern "C" fn vmc_record_seal(
 }
 
 fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<usize, Refusal> {
-    let (session, sequence, digests) = domain.control.export(facts.pages)?;
+    let own = domain.accounts();
+    let (session, sequence, digests) = own.control.export(facts.pages, own.exported, own.fresh)?;
     let facts = Facts {
         uuid: facts.uuid,
         pages: facts.pages,

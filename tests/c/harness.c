@@ -40,7 +40,7 @@ enum { BUILDING = 1, SEALING, RUNNING, SUSPENDED, DYING, REFUSED };
 
 struct guest {
     struct VmcDomain *domain;
-    uint64_t *plain, *exported;
+    uint64_t *plain, *exported, *fresh;
     uint8_t *tags;
     Page *pages;
 };
@@ -60,12 +60,13 @@ static struct guest create(void)
         .domain = buffer(vmc_domain_size()),
         .plain = calloc(WORDS, 8),
         .exported = calloc(WORDS, 8),
+        .fresh = calloc(WORDS, 8),
         .tags = calloc(PAGES, 16),
         .pages = calloc(PAGES, PAGE_BYTES),
     };
 
     vmc_domain_init(g.domain);
-    vmc_domain_attach(g.domain, g.plain, g.exported, g.tags, PAGES);
+    vmc_domain_attach(g.domain, g.plain, g.exported, g.fresh, g.tags, PAGES);
     return g;
 }
 
@@ -75,6 +76,7 @@ static void destroy(struct guest *g)
     free(g->domain);
     free(g->plain);
     free(g->exported);
+    free(g->fresh);
     free(g->tags);
     free(g->pages);
 }
@@ -96,10 +98,10 @@ static bool export_page(struct guest *g, unsigned int pfn, Page *out)
     struct VmcTicket ticket;
     bool again = true;
 
-    if ( vmc_page_begin(g->domain, pfn, kind_of(pfn), false, &ticket, &again) || again )
+    if ( vmc_page_begin(g->domain, pfn, false, &ticket, &again) || again )
         return false;
     memcpy(out, &g->pages[pfn], PAGE_BYTES);
-    vmc_page_encrypt(g->domain, &ticket, out);
+    vmc_page_encrypt(g->domain, &ticket, kind_of(pfn), out);
     vmc_page_end(g->domain, &ticket);
     return true;
 }
@@ -246,6 +248,16 @@ static void cycle(uint32_t backend)
     vmc_plain_gain(g.domain, 64, 2);
     CHECK("no record before a page that changed its class was exported again", seal(&g, &image) != 0);
     CHECK("page is exported", export_page(&g, 64, &again));
+    vmc_page_dirtied(g.domain, 9);
+    vmc_page_dirtied(g.domain, ~0ull);
+    CHECK("no record of a page that was written since", seal(&g, &image) != 0);
+    CHECK("page is exported", export_page(&g, 9, &again));
+    vmc_page_begin(g.domain, 10, false, &ticket, &(bool){ 0 });
+    vmc_page_tracking(g.domain, true);
+    vmc_page_encrypt(g.domain, &ticket, 0, &again);
+    vmc_page_end(g.domain, &ticket);
+    CHECK("no record of a page that was read before the log was emptied", seal(&g, &image) != 0);
+    CHECK("page is exported", export_page(&g, 10, &again));
 
     CHECK("record is sealed", seal(&g, &image) == 0);
     CHECK("record is known as one", vmc_record_is(image.record, image.size));
@@ -289,11 +301,11 @@ static void cycle(uint32_t backend)
         bool later = false;
 
         CHECK("a page in flight",
-              vmc_page_begin(g.domain, 4, 0, false, &ticket, &later) == 0 && !later);
+              vmc_page_begin(g.domain, 4, false, &ticket, &later) == 0 && !later);
         vmc_domain_enter(g.domain, RUNNING);
         CHECK("keys do not change under a page in flight",
-              vmc_page_begin(g.domain, 5, 0, false, &(struct VmcTicket){ 0 }, &later) == 0 && later);
-        vmc_page_encrypt(g.domain, &ticket, &again);
+              vmc_page_begin(g.domain, 5, false, &(struct VmcTicket){ 0 }, &later) == 0 && later);
+        vmc_page_encrypt(g.domain, &ticket, 0, &again);
         vmc_page_end(g.domain, &ticket);
     }
 

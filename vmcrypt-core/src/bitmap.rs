@@ -51,6 +51,14 @@ impl<'a> PfnSet<'a> {
             .sum()
     }
 
+    /// Whether every member is one of `other`.
+    pub fn is_subset(&self, other: PfnSet<'_>) -> bool {
+        self.words
+            .iter()
+            .zip(other.words)
+            .all(|(a, b)| a.load(Ordering::Acquire) & !b.load(Ordering::Acquire) == 0)
+    }
+
     /// Removes every member.
     pub fn clear(&self) {
         self.words.iter().for_each(|w| w.store(0, Ordering::Release));

@@ -70,6 +70,9 @@ pub struct Domain {
     state: State,
     session: Option<Session>,
     in_flight: u64,
+    /// Changes whenever what was written before and after must be told apart: what an export under way read
+    /// may be old by then.
+    generation: u64,
     plain: [u64; PLAIN_CLASSES],
     refusals: [u64; REFUSALS],
     last_refusal: Option<Refusal>,
@@ -88,6 +91,7 @@ impl Domain {
             state: State::Building,
             session: None,
             in_flight: 0,
+            generation: 0,
             plain: [0; PLAIN_CLASSES],
             refusals: [0; REFUSALS],
             last_refusal: None,
@@ -112,6 +116,7 @@ impl Domain {
         );
         if legal {
             self.state = next;
+            self.begin_generation();
             if matches!(next, State::Running | State::Refused) {
                 self.retire_session();
             }
@@ -151,6 +156,16 @@ impl Domain {
             _ if self.in_flight > 0 => Enter::Again,
             _ => Enter::Open,
         }
+    }
+
+    /// What an export that begins now belongs to.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// From now on an export that began before says nothing about a page's latest content.
+    pub const fn begin_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
     }
 
     /// Opens a session under a fresh identifier. The caller has set the page key for it and emptied
@@ -208,12 +223,21 @@ impl Domain {
     }
 
     /// Digests, identifier and number for a record of a domain of `pages` pages, if every one that a record
-    /// binds was exported: all but the rings, which others write, and P2M leaves, whose content follows
+    /// binds was exported, and its latest content: all but the rings, which others write, and P2M leaves, whose content follows
     /// from where the pages are.
     ///
     /// # Errors
-    /// [`Refusal::Incomplete`] otherwise, or while the domain may run.
-    pub fn export(&mut self, pages: u64) -> Result<(SessionId, u64, Digests), Refusal> {
+    /// [`Refusal::Incomplete`] if one was not exported, or while the domain may run; [`Refusal::Stale`] if one
+    /// was written since.
+    pub fn export(
+        &mut self,
+        pages: u64,
+        exported: PfnSet<'_>,
+        fresh: PfnSet<'_>,
+    ) -> Result<(SessionId, u64, Digests), Refusal> {
+        if !exported.is_subset(fresh) {
+            return Err(Refusal::Stale);
+        }
         let free = self.plain_pages(PlainClass::P2m) + self.plain_pages(PlainClass::Ring);
         match (&mut self.session, self.state) {
             (Some(s), State::Suspended) if !s.stale && s.exported() + free == pages => {

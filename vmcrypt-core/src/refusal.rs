@@ -51,6 +51,8 @@ pub enum Refusal {
     Exporting = 21,
     /// Page tables, descriptor tables or `start_info` are not those that were exported.
     TablesDiffer = 22,
+    /// A page was written after its last export.
+    Stale = 23,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -58,7 +60,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 23] = [
+const ENTRIES: [Entry; 24] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -153,7 +155,7 @@ const ENTRIES: [Entry; 23] = [
         Refusal::Incomplete,
         Errno::EAGAIN,
         "incomplete",
-        "not every private page was exported in its final state; save again",
+        "not every page was exported; save again",
     ),
     Entry(
         Refusal::NoEntropy,
@@ -196,6 +198,12 @@ const ENTRIES: [Entry; 23] = [
         Errno::EPERM,
         "tables-differ",
         "page tables, descriptor tables or start_info differ from what was saved; the image was changed",
+    ),
+    Entry(
+        Refusal::Stale,
+        Errno::EAGAIN,
+        "stale",
+        "a page was written after its last export, or may have been; save again",
     ),
 ];
 

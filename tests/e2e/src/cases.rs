@@ -38,11 +38,7 @@ const SMALL_POOL: Config = Config {
 };
 
 /// Cases that were written and not yet seen to pass: CI skips them and says so.
-pub const PENDING: &[&str] = &[
-    "io",
-    "map-while-destroyed",
-    "timing",
-];
+pub const PENDING: &[&str] = &["io", "map-while-destroyed", "timing"];
 
 /// Every case, in the order in which a reader should meet them.
 pub const ALL: &[Case] = &[

@@ -2,7 +2,7 @@
 
 use crate::{STATES, config, words};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vmcrypt_core::abi::DomainInfo;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::{Digests, Domain, Enter};
@@ -62,6 +62,7 @@ fn no_state_is_left_but_by_a_legal_step() {
 struct Guest {
     domain: Domain,
     words: Vec<std::sync::atomic::AtomicU64>,
+    fresh: Vec<std::sync::atomic::AtomicU64>,
     tags: Vec<PageTag>,
     sessions: u8,
 }
@@ -71,6 +72,7 @@ impl Guest {
         Self {
             domain,
             words: words(PFNS),
+            fresh: words(PFNS),
             tags: vec![PageTag::default(); PFNS as usize],
             sessions: 0,
         }
@@ -108,6 +110,16 @@ impl Guest {
             .end_page(Pfn(pfn), Self::is_plain(pfn), tag, exported, &mut self.tags);
     }
 
+    fn end_fresh(&mut self, pfn: u64, content: u8) {
+        PfnSet::new(&self.fresh).insert(Pfn(pfn));
+        self.end(pfn, content);
+    }
+
+    fn export(&mut self, pages: u64) -> Result<(SessionId, u64, Digests), Refusal> {
+        let (exported, fresh) = (PfnSet::new(&self.words), PfnSet::new(&self.fresh));
+        self.domain.export(pages, exported, fresh)
+    }
+
     fn forget(&mut self, pfn: u64) {
         let exported = PfnSet::new(&self.words);
         self.domain
@@ -117,7 +129,7 @@ impl Guest {
     fn export_all(&mut self) {
         for pfn in 0..PFNS {
             assert!(self.begin().is_some());
-            self.end(pfn, pfn as u8);
+            self.end_fresh(pfn, pfn as u8);
         }
     }
 }
@@ -127,10 +139,10 @@ fn a_record_is_given_out_of_a_suspended_and_complete_domain_only() {
     for state in STATES {
         let mut guest = Guest::new(domain_in(state));
         guest.export_all();
-        let complete = guest.domain.export(PFNS);
+        let complete = guest.export(PFNS);
         assert_eq!(complete.is_ok(), state == State::Suspended, "{state:?}");
         for pages in [0, PFNS - 1, PFNS + 1, u64::MAX] {
-            assert_eq!(guest.domain.export(pages), Err(Refusal::Incomplete), "{state:?}");
+            assert_eq!(guest.export(pages), Err(Refusal::Incomplete), "{state:?}");
         }
     }
 }
@@ -143,13 +155,44 @@ fn rings_and_leaves_need_not_be_exported() {
     for class in PlainClass::ALL {
         guest.domain.plain_gained(class);
     }
-    assert_eq!(guest.domain.export(PFNS), Err(Refusal::Incomplete));
-    assert!(guest.domain.export(PFNS + 2).is_ok());
+    assert_eq!(guest.export(PFNS), Err(Refusal::Incomplete));
+    assert!(guest.export(PFNS + 2).is_ok());
+}
+
+/// dom0 may leave out what the guest wrote last: then there is no record, until it was exported.
+#[test]
+fn a_page_written_since_its_export_withholds_the_record() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    guest.export_all();
+    for pfn in 0..PFNS {
+        PfnSet::new(&guest.fresh).remove(Pfn(pfn));
+        assert_eq!(guest.export(PFNS), Err(Refusal::Stale));
+        guest.begin();
+        guest.end_fresh(pfn, 1);
+        assert!(guest.export(PFNS).is_ok());
+    }
+}
+
+/// What an export read before a domain stopped may be old when it ends.
+#[test]
+fn every_step_of_a_life_begins_a_generation() {
+    let mut domain = Domain::new();
+    for state in [State::Sealing, State::Running, State::Suspended, State::Running] {
+        let before = domain.generation();
+        assert!(domain.enter(state));
+        assert_ne!(domain.generation(), before, "{state:?}");
+    }
+    let before = domain.generation();
+    assert!(!domain.enter(State::Sealing));
+    assert_eq!(domain.generation(), before);
 }
 
 #[test]
 fn without_a_session_there_is_no_record() {
-    assert_eq!(domain_in(State::Suspended).export(0), Err(Refusal::Incomplete));
+    assert_eq!(
+        Guest::new(domain_in(State::Suspended)).export(0),
+        Err(Refusal::Incomplete)
+    );
 }
 
 /// A page that was never sent, one that left the domain, one that came in.
@@ -158,11 +201,11 @@ fn one_page_more_or_less_withholds_the_record() {
     let mut guest = Guest::new(domain_in(State::Suspended));
     guest.export_all();
     guest.forget(3);
-    assert_eq!(guest.domain.export(PFNS), Err(Refusal::Incomplete));
-    assert!(guest.domain.export(PFNS - 1).is_ok());
+    assert_eq!(guest.export(PFNS), Err(Refusal::Incomplete));
+    assert!(guest.export(PFNS - 1).is_ok());
     guest.begin();
-    guest.end(3, 99);
-    assert!(guest.domain.export(PFNS).is_ok());
+    guest.end_fresh(3, 99);
+    assert!(guest.export(PFNS).is_ok());
 }
 
 /// No two records may be sealed under one key stream.
@@ -170,20 +213,18 @@ fn one_page_more_or_less_withholds_the_record() {
 fn records_of_one_session_are_numbered() {
     let mut guest = Guest::new(domain_in(State::Suspended));
     guest.export_all();
-    let numbers: Vec<u64> = (0..5)
-        .map(|_| guest.domain.export(PFNS).expect("complete").1)
-        .collect();
+    let numbers: Vec<u64> = (0..5).map(|_| guest.export(PFNS).expect("complete").1).collect();
     assert_eq!(numbers, [0, 1, 2, 3, 4]);
     // A refusal in between uses none up twice.
-    assert!(guest.domain.export(1).is_err());
-    assert_eq!(guest.domain.export(PFNS).expect("complete").1, 5);
+    assert!(guest.export(1).is_err());
+    assert_eq!(guest.export(PFNS).expect("complete").1, 5);
 }
 
 #[test]
 fn a_session_does_not_survive_that_the_domain_runs_on() {
     let mut guest = Guest::new(domain_in(State::Suspended));
     guest.export_all();
-    let (first, ..) = guest.domain.export(PFNS).expect("complete");
+    let (first, ..) = guest.export(PFNS).expect("complete");
     assert!(guest.domain.enter(State::Running));
     assert_eq!(
         guest.domain.begin_page(false),
@@ -191,12 +232,12 @@ fn a_session_does_not_survive_that_the_domain_runs_on() {
         "even if nothing asks before the next suspend"
     );
     assert!(guest.domain.enter(State::Suspended));
-    assert_eq!(guest.domain.export(PFNS), Err(Refusal::Incomplete));
+    assert_eq!(guest.export(PFNS), Err(Refusal::Incomplete));
     let mut info = DomainInfo::default();
     guest.domain.describe(&mut info);
     assert_eq!((info.session, info.exported), ([0; 16], 0));
     guest.export_all();
-    assert_ne!(guest.domain.export(PFNS).expect("complete").0, first);
+    assert_ne!(guest.export(PFNS).expect("complete").0, first);
 }
 
 /// What live migration does: pages first, then the suspend, then the pages that changed.
@@ -205,7 +246,7 @@ fn a_session_survives_the_suspend() {
     let mut guest = Guest::new(domain_in(State::Running));
     guest.export_all();
     assert!(guest.domain.enter(State::Suspended));
-    assert!(guest.domain.export(PFNS).is_ok());
+    assert!(guest.export(PFNS).is_ok());
 }
 
 /// Keys must not change under a page that another CPU is encrypting.
@@ -256,7 +297,7 @@ fn pages_that_do_not_exist_are_not_accounted() {
         guest.end(pfn, 1);
         guest.forget(pfn);
     }
-    let (_, _, digest) = guest.domain.export(0).expect("there is no page");
+    let (_, _, digest) = guest.export(0).expect("there is no page");
     assert_eq!(digest, Digests::default());
 }
 
@@ -291,6 +332,7 @@ enum Step {
     Begin { idle: bool },
     End { which: prop::sample::Index, content: u8 },
     Forget(u64),
+    Write(u64),
     Enter(State),
     Grow { idle: bool },
     Export { wrong: bool },
@@ -306,6 +348,7 @@ fn step() -> impl Strategy<Value = (Step, u64)> {
         20 => prop::bool::weighted(0.02).prop_map(|idle| Step::Begin { idle }),
         20 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(which, content)| Step::End { which, content }),
         2 => page().prop_map(Step::Forget),
+        1 => page().prop_map(Step::Write),
         2 => prop::sample::select(vec![State::Sealing, State::Running, State::Suspended, State::Suspended]).prop_map(Step::Enter),
         1 => prop::sample::select(STATES[..4].to_vec()).prop_map(Step::Enter),
         1 => prop::bool::weighted(0.3).prop_map(|idle| Step::Grow { idle }),
@@ -322,6 +365,8 @@ struct Model {
     exported: BTreeMap<u64, PageTag>,
     records: u64,
     stale: bool,
+    /// Pages written since they were last exported.
+    stale_pages: BTreeSet<u64>,
 }
 
 proptest! {
@@ -345,7 +390,11 @@ proptest! {
                     Enter::Open => {
                         prop_assert!(in_flight.is_empty());
                         prop_assert!(idle || model.stale || model.session.is_none());
-                        model = Model { session: Some(guest.open()), ..Model::default() };
+                        model = Model {
+                            session: Some(guest.open()),
+                            stale_pages: std::mem::take(&mut model.stale_pages),
+                            ..Model::default()
+                        };
                     }
                     Enter::Again => {
                         prop_assert!(!in_flight.is_empty());
@@ -355,7 +404,8 @@ proptest! {
                 Step::End { which, content } if !in_flight.is_empty() => {
                     // Several CPUs: they end in any order.
                     let pfn = in_flight.swap_remove(which.index(in_flight.len()));
-                    guest.end(pfn, content);
+                    guest.end_fresh(pfn, content);
+                    model.stale_pages.remove(&pfn);
                     if pfn < PFNS {
                         model.exported.insert(pfn, PageTag([content; 16]));
                     }
@@ -364,6 +414,10 @@ proptest! {
                 Step::Forget(pfn) => {
                     guest.forget(pfn);
                     model.exported.remove(&pfn);
+                }
+                Step::Write(pfn) => {
+                    PfnSet::new(&guest.fresh).remove(Pfn(pfn));
+                    model.stale_pages.insert(pfn);
                 }
                 Step::Enter(next) => {
                     let from = guest.domain.state();
@@ -384,12 +438,14 @@ proptest! {
                     for (pfn, tag) in &model.exported {
                         sum.of(Guest::is_plain(*pfn)).add(tag);
                     }
+                    let written = model.exported.keys().any(|pfn| model.stale_pages.contains(pfn));
                     let expected = match model.session {
+                        _ if written => Err(Refusal::Stale),
                         Some(id) if allowed => Ok((id, model.records, sum)),
                         _ => Err(Refusal::Incomplete),
                     };
-                    prop_assert_eq!(guest.domain.export(pages), expected);
-                    model.records += u64::from(allowed);
+                    prop_assert_eq!(guest.export(pages), expected);
+                    model.records += u64::from(allowed && !written);
                 }
             }
             let marked: Vec<u64> = PfnSet::new(&guest.words).common(PfnSet::new(&guest.words)).map(|p| p.0).collect();

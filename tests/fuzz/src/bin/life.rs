@@ -86,7 +86,7 @@ fuzz_target!(|bytes: &[u8]| {
                 };
                 let complete = pages == model.exported.len() as u64;
                 let allowed = domain.state() == State::Suspended && model.session.is_some() && !model.stale;
-                match domain.export(pages) {
+                match domain.export(pages, exported, exported) {
                     Ok((id, _, digest)) => {
                         assert!(allowed && complete);
                         assert_eq!(Some(id), model.session);

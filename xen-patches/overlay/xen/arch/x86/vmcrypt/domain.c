@@ -110,9 +110,10 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
     vm->leaves = DIV_ROUND_UP(pfns, 512);
     vm->plain = vzalloc(words * sizeof(*vm->plain));
     vm->exported = vzalloc(words * sizeof(*vm->exported));
+    vm->fresh = vzalloc(words * sizeof(*vm->fresh));
     vm->tags = vzalloc(pfns * 16);
     vm->leaf = vzalloc(vm->leaves * sizeof(*vm->leaf));
-    if ( !vm->plain || !vm->exported || !vm->tags || !vm->leaf )
+    if ( !vm->plain || !vm->exported || !vm->fresh || !vm->tags || !vm->leaf )
     {
         vmcrypt_detach(vm);
         return -ENOMEM;
@@ -121,7 +122,8 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
         vm->leaf[i] = gfn_x(INVALID_GFN);
 
     spin_lock(&vm->lock);
-    vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->tags, pfns);
+    vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->fresh, vm->tags,
+                      pfns);
     spin_unlock(&vm->lock);
 
     return 0;
@@ -130,14 +132,15 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
 void vmcrypt_detach(struct vmcrypt_domain *vm)
 {
     spin_lock(&vm->lock);
-    vmc_domain_attach(vm->rust, NULL, NULL, NULL, 0);
+    vmc_domain_attach(vm->rust, NULL, NULL, NULL, NULL, 0);
     spin_unlock(&vm->lock);
 
     vfree(vm->plain);
     vfree(vm->exported);
+    vfree(vm->fresh);
     vfree(vm->tags);
     vfree(vm->leaf);
-    vm->plain = vm->exported = NULL;
+    vm->plain = vm->exported = vm->fresh = NULL;
     vm->tags = NULL;
     vm->leaf = NULL;
     vm->pfns = vm->leaves = vm->p2m_cursor = 0;
@@ -294,7 +297,7 @@ bool vmcrypt_denies(struct domain *d, const struct domain *by)
 static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
 {
     unsigned long i, old = vm->pfns, leaves = DIV_ROUND_UP(pfns, 512);
-    uint64_t *plain, *exported;
+    uint64_t *plain, *exported, *fresh;
     unsigned long *leaf;
     uint8_t *tags;
     bool exporting;
@@ -304,12 +307,14 @@ static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
 
     plain = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*plain));
     exported = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*exported));
+    fresh = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*fresh));
     tags = vzalloc(pfns * 16);
     leaf = vzalloc(leaves * sizeof(*leaf));
-    if ( !plain || !exported || !tags || !leaf )
+    if ( !plain || !exported || !fresh || !tags || !leaf )
     {
         vfree(plain);
         vfree(exported);
+        vfree(fresh);
         vfree(tags);
         vfree(leaf);
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -325,17 +330,20 @@ static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
             leaf[i] = i < vm->leaves ? vm->leaf[i] : gfn_x(INVALID_GFN);
         SWAP(plain, vm->plain);
         SWAP(exported, vm->exported);
+        SWAP(fresh, vm->fresh);
         SWAP(tags, vm->tags);
         SWAP(leaf, vm->leaf);
         vm->pfns = pfns;
         vm->leaves = leaves;
-        vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->tags, pfns);
+        vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->fresh,
+                          vm->tags, pfns);
     }
     spin_unlock(&vm->lock);
     spin_unlock(&vm->p2m_lock);
 
     vfree(plain);
     vfree(exported);
+    vfree(fresh);
     vfree(tags);
     vfree(leaf);
 

@@ -146,18 +146,19 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own)
            !paging_mode_log_dirty(vm->d);
 }
 
-/* Encrypts the scratch page in place and accounts it as exported. */
-static int export(struct vmcrypt_domain *vm, unsigned long pfn,
-                  enum page_kind kind, void *scratch)
+/* Before the page is read: every write from now on is noticed, or there will be
+ * no record. */
+static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
+                        mfn_t mfn, struct VmcTicket *ticket)
 {
-    struct VmcTicket ticket;
-    bool again = false, idle;
+    bool again = false, idle, stopped;
     uint32_t verdict;
 
     spin_lock(&vm->lock);
     /* The replica that is being made counts as one. */
     idle = vmcrypt_idle(vm, 1);
-    verdict = vmc_page_begin(vm->rust, pfn, kind, idle, &ticket, &again);
+    stopped = vmc_domain_state(vm->rust) == VMC_STATE_SUSPENDED;
+    verdict = vmc_page_begin(vm->rust, pfn, idle, ticket, &again);
     spin_unlock(&vm->lock);
 
     if ( verdict )
@@ -165,33 +166,50 @@ static int export(struct vmcrypt_domain *vm, unsigned long pfn,
     if ( again )
         return -ERESTART;
 
-    vmcrypt_vector_enter();
-    vmc_page_encrypt(vm->rust, &ticket, scratch);
-    vmcrypt_vector_leave();
-
-    spin_lock(&vm->lock);
-    vmc_page_end(vm->rust, &ticket);
-    spin_unlock(&vm->lock);
+    if ( !stopped && !vmcrypt_noticed(vm, mfn) )
+    {
+        spin_lock(&vm->lock);
+        vmc_page_dirtied(vm->rust, pfn);
+        spin_unlock(&vm->lock);
+    }
 
     return 0;
 }
 
-/*
- * dom0 has a plain page now: what it has is what a restore must bring back.
- * While the guest runs, a table may name frames that are not its own; libxc
- * sends such a table again when the guest has stopped.
- */
-static int bind(struct vmcrypt_domain *vm, unsigned long pfn,
-                enum page_kind kind, void *scratch)
+/* Encrypts the scratch page in place and accounts it as exported. */
+static void export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket,
+                       enum page_kind kind, void *scratch)
 {
-    if ( vmcrypt_normalise(vm, scratch, kind) )
-        return export(vm, pfn, kind, scratch);
+    vmcrypt_vector_enter();
+    vmc_page_encrypt(vm->rust, ticket, kind, scratch);
+    vmcrypt_vector_leave();
 
     spin_lock(&vm->lock);
-    vmc_page_forget(vm->rust, pfn);
+    vmc_page_end(vm->rust, ticket);
     spin_unlock(&vm->lock);
+}
 
-    return 0;
+/*
+ * dom0 has a plain page now.  If a record binds it, what dom0 has is what a
+ * restore must bring back.  While the guest runs, a table may name frames that
+ * are not its own; libxc sends such a table again when the guest has stopped.
+ */
+static void bind(struct vmcrypt_domain *vm, unsigned long pfn,
+                 struct VmcTicket *ticket, enum page_kind kind, void *scratch)
+{
+    bool bound = kind != KIND_PRIVATE;
+
+    if ( bound && vmcrypt_normalise(vm, scratch, kind) )
+    {
+        export_end(vm, ticket, kind, scratch);
+        return;
+    }
+
+    spin_lock(&vm->lock);
+    vmc_page_abandon(vm->rust);
+    if ( bound )
+        vmc_page_forget(vm->rust, pfn);
+    spin_unlock(&vm->lock);
 }
 
 static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
@@ -201,13 +219,21 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
     void *scratch = vmcrypt_scratch();
     enum page_kind kind = KIND_PRIVATE;
     struct page_info *replica;
+    struct VmcTicket ticket;
     unsigned int tries;
     bool plain = false;
-    int rc = 0;
+    int rc;
 
     replica = vmcrypt_replica_get(page, view == VMC_VIEW_SNAPSHOT && p2m);
     if ( !replica )
         return vmcrypt_refuse(vm, VMC_REFUSAL_POOL_EXHAUSTED);
+
+    rc = export_begin(vm, pfn, page_to_mfn(page), &ticket);
+    if ( rc )
+    {
+        vmcrypt_replica_put(replica);
+        return rc;
+    }
 
     if ( view == VMC_VIEW_SNAPSHOT )
         for ( tries = 0; !plain && tries < 4; tries++ )
@@ -218,22 +244,16 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
         vmcrypt_copy_from(scratch, page_to_mfn(page));
         if ( view == VMC_VIEW_SNAPSHOT && p2m )
             vmcrypt_lose(vm, pfn, VMC_CLASS_P2M);
-        rc = export(vm, pfn, KIND_PRIVATE, scratch);
+        export_end(vm, &ticket, KIND_PRIVATE, scratch);
     }
 
-    if ( !rc )
-    {
-        vmcrypt_copy_to(page_to_mfn(replica), scratch);
-        if ( plain && kind != KIND_PRIVATE )
-            rc = bind(vm, pfn, kind, scratch);
-    }
-    if ( rc )
-        vmcrypt_replica_put(replica);
-    else
-        *out = replica;
+    vmcrypt_copy_to(page_to_mfn(replica), scratch);
+    if ( plain )
+        bind(vm, pfn, &ticket, kind, scratch);
     clear_page(scratch);
+    *out = replica;
 
-    return rc;
+    return 0;
 }
 
 static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)

@@ -35,6 +35,10 @@ struct vmcrypt_domain {
     spinlock_t lock;
     struct VmcDomain *rust;
 
+    /* Every write is noticed while log-dirty is on.  Guarded by the paging
+     * lock. */
+    bool tracking;
+
     /* Replicas of this domain's pages that are mapped now. */
     atomic_t replicas;
     /* Bumped whenever a page gains or loses a type. */
@@ -45,7 +49,7 @@ struct vmcrypt_domain {
 
     /* Size of, and memory for, the sets and tags of the Rust part. */
     unsigned long pfns;
-    uint64_t *plain, *exported;
+    uint64_t *plain, *exported, *fresh;
     uint8_t *tags;
 
     /* P2M leaves found by the last walk: PFN of each, or INVALID_GFN. */
@@ -140,6 +144,10 @@ unsigned int vmcrypt_foreign_maps(mfn_t mfn);
 void vmcrypt_reset_maps(mfn_t mfn);
 /* Not counting @own replicas; called with the lock held. */
 bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
+
+/* dirty.c */
+/* Whether the guest cannot write to a frame without vmcrypt_dirtied(). */
+bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn);
 
 /* seal.c */
 void vmcrypt_seal_free(struct vmcrypt_domain *vm);

@@ -36,6 +36,14 @@ void vmcrypt_grant_unmapped(mfn_t frame, const struct domain *mapper);
 void vmcrypt_type_gained(struct page_info *page);
 void vmcrypt_type_lost(struct page_info *page, unsigned long type);
 
+/*
+ * Log-dirty, all with the paging lock held or the domain paused.  A page was
+ * marked, or could not be; the bitmap was harvested, the mode switched.
+ */
+void vmcrypt_dirtied(struct domain *d, unsigned long pfn, bool marked);
+enum vmcrypt_log { VMCRYPT_LOG_OFF, VMCRYPT_LOG_ON, VMCRYPT_LOG_CLEANED };
+void vmcrypt_log_dirty(struct domain *d, enum vmcrypt_log now);
+
 /* The vCPU XSAVE record, which carries the sealed record; 1: not ours. */
 int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
 int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
@@ -56,6 +64,10 @@ static inline void vmcrypt_grant_unmapped(mfn_t frame,
 static inline void vmcrypt_type_gained(struct page_info *page) {}
 static inline void vmcrypt_type_lost(struct page_info *page,
                                      unsigned long type) {}
+static inline void vmcrypt_dirtied(struct domain *d, unsigned long pfn,
+                                   bool marked) {}
+enum vmcrypt_log { VMCRYPT_LOG_OFF, VMCRYPT_LOG_ON, VMCRYPT_LOG_CLEANED };
+static inline void vmcrypt_log_dirty(struct domain *d, enum vmcrypt_log now) {}
 static inline int vmcrypt_get_extstate(struct domain *d,
                                        struct xen_domctl_vcpuextstate *evc)
 { return 1; }
