@@ -31,6 +31,11 @@ const OCAML: Config = Config {
     store: Store::OCaml,
     ..Config::VMCRYPT
 };
+/// A CPU without XSAVE, whose record carries the sealed one.
+const NO_XSAVE: Config = Config {
+    xen_arguments: "xsave=0",
+    ..Config::VMCRYPT
+};
 /// A replica pool that a sweep alone empties.
 const SMALL_POOL: Config = Config {
     xen_arguments: "vmcrypt-pool=1500",
@@ -201,6 +206,16 @@ pub const ALL: &[Case] = &[
         "portable-cipher",
         "the same without AES-NI",
         In(PORTABLE, cycle::portable),
+    ),
+    case(
+        "no-xsave",
+        "the same on a CPU without XSAVE",
+        In(NO_XSAVE, cycle::no_xsave),
+    ),
+    case(
+        "no-entropy",
+        "on a CPU without RDSEED and RDRAND Xen does not start",
+        Free(&[VmCrypt], refuse::no_entropy),
     ),
     case(
         "pool-exhausted",

@@ -1,12 +1,35 @@
 //! Images that dom0 damaged or forged. Each must be refused, with a cause in Xen's log, without harm to anything else.
 
-use crate::case::{Problem, Verdict, demand};
+use crate::case::{Config, Problem, Verdict, demand};
 use crate::dom0::{Dom0, LONG};
 use crate::guest::{Guest, Spec};
+use crate::runner::{Options, boot};
 use crate::stream::{Page, Stream, kind};
 use anyhow::{Context, Result};
+use std::fs;
 use std::time::Duration;
 use vmcrypt_guest::Role;
+use vmcrypt_host::paths;
+use vmcrypt_testbed::Image;
+
+/// Keys come from hardware or not at all.
+pub fn no_entropy(image: &Image, options: &Options) -> Verdict {
+    const WITHOUT: Config = Config {
+        xen_arguments: "cpuid=no-rdrand,no-rdseed",
+        ..Config::VMCRYPT
+    };
+    let dir = paths::target_subdir("testbed/logs/no-entropy")?;
+    demand!(
+        boot(image, WITHOUT, options, &dir).is_err(),
+        "Xen came up without a source of keys"
+    );
+    let console = fs::read_to_string(dir.join("xen.log"))?;
+    let said = console
+        .lines()
+        .find(|line| line.contains("VMCrypt: no RDSEED or RDRAND"));
+    let said = said.context("Xen did not come up, and did not say that it lacks entropy")?;
+    Ok(said.trim().to_owned())
+}
 
 /// A saved guest to forge with, and another one that must not notice.
 struct Scene {
