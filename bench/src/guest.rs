@@ -14,7 +14,7 @@ use vmcrypt_ffi::{
     record::{VmcFacts, vmc_record_capacity},
 };
 
-use crate::model::{Frame, Pool, SpinLock, VectorState, clear_page, copy_page, resident};
+use crate::model::{Frame, Mapped, Pool, SpinLock, VectorState, clear_page, copy_page, resident};
 
 /// Class of the pages that become plain here: page tables.
 const CLASS: u32 = 2;
@@ -120,7 +120,7 @@ impl Cpu {
             scratch: Frame([0; 4096]),
             vectors: VectorState::new(),
             pool: Pool::new(replicas),
-            replicas: resident(replicas, Frame([0; 4096])),
+            replicas: resident(replicas, Frame([0; 4096]), Mapped::Large),
         }
     }
 }
@@ -164,9 +164,9 @@ impl Guest {
         let words = pfns.div_ceil(64) as usize;
         let mut rust = Rust {
             domain: vec![0; vmc_domain_size().div_ceil(16)],
-            plain: resident(words, 0),
-            exported: resident(words, 0),
-            tags: resident(pfns as usize, PageTag::default()),
+            plain: resident(words, 0, Mapped::Small),
+            exported: resident(words, 0, Mapped::Small),
+            tags: resident(pfns as usize, PageTag::default(), Mapped::Small),
         };
         let domain = rust.pointer();
         let (plain, exported) = (rust.plain.as_mut_ptr(), rust.exported.as_mut_ptr());
@@ -176,7 +176,7 @@ impl Guest {
             calls::vmc_domain_init(domain);
             calls::vmc_domain_attach(domain, plain, exported, tags, pfns);
         }
-        let mut m2p = resident(pfns as usize, 0);
+        let mut m2p = resident(pfns as usize, 0, Mapped::Large);
         m2p.iter_mut().zip(0..).for_each(|(entry, pfn)| *entry = pfn);
         Self {
             rust: SpinLock::new(rust),
@@ -362,7 +362,7 @@ impl Guest {
     pub fn record_buffer(&self) -> Vec<u8> {
         // SAFETY: the lock is held.
         let size = unsafe { vmc_record_capacity(self.rust.lock().pointer(), VCPUS, VCPU_SIZE) };
-        let mut buffer = resident(size as usize, 0);
+        let mut buffer = resident(size as usize, 0, Mapped::Small);
         buffer
             .iter_mut()
             .skip(STATES)

@@ -79,7 +79,12 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// There is one host key in a process: one test at a time.
+    static MACHINE: Mutex<()> = Mutex::new(());
 
     const TINY: Size = Size {
         pfns: 4096,
@@ -90,6 +95,7 @@ mod tests {
 
     #[test]
     fn every_measure_runs_and_is_reported() {
+        let _alone = MACHINE.lock();
         let dir = tempfile::tempdir().unwrap();
         run(TINY, 3).unwrap().save(dir.path()).unwrap();
         let text = fs::read_to_string(dir.path().join("figures.json")).unwrap();
@@ -109,6 +115,7 @@ mod tests {
 
     #[test]
     fn a_page_that_does_not_come_back_is_noticed() {
+        let _alone = MACHINE.lock();
         for backend in [VMC_BACKEND_PORTABLE, VMC_BACKEND_AESNI] {
             if backend == VMC_BACKEND_AESNI && AesNi::detect().is_none() {
                 continue;

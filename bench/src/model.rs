@@ -23,17 +23,30 @@ use vmcrypt_core::cipher::Page;
 #[repr(C, align(4096))]
 pub struct Frame(pub Page);
 
-/// Memory that is there before it is measured, in large pages where the host has them, as Xen's direct map is.
-pub fn resident<T: Clone>(len: usize, value: T) -> Vec<T> {
+/// How Xen maps memory of its own.
+#[derive(Clone, Copy)]
+pub enum Mapped {
+    /// In pages of 2 MiB, where the host has them: the direct map, the M2P.
+    Large,
+    /// In pages of 4 KiB: what `vzalloc()` gives.
+    Small,
+}
+
+/// Memory that is there before it is measured.
+pub fn resident<T: Clone>(len: usize, value: T, mapped: Mapped) -> Vec<T> {
     const LARGE: usize = 2 << 20;
+    let advice = match mapped {
+        Mapped::Large => Advice::LinuxHugepage,
+        Mapped::Small => Advice::LinuxNoHugepage,
+    };
     let mut memory: Vec<T> = Vec::with_capacity(len);
     let spare = memory.spare_capacity_mut();
     let skip = spare.as_ptr().cast::<u8>().align_offset(LARGE);
     if let Some(bytes) = size_of_val(spare).checked_sub(skip) {
         let start = spare.as_mut_ptr().wrapping_byte_add(skip).cast();
         // SAFETY: the range is our own; the advice changes how it is backed and not what it holds.
-        let advised = unsafe { madvise(start, bytes / LARGE * LARGE, Advice::LinuxHugepage) };
-        // Without large pages the figures hold more TLB misses, and nothing else changes.
+        let advised = unsafe { madvise(start, bytes / LARGE * LARGE, advice) };
+        // On a host without large pages the figures hold more TLB misses, and nothing else changes.
         advised.ok();
     }
     memory.resize(len, value);
