@@ -67,10 +67,8 @@ mod calls {
 /// it was sealed under.
 pub fn boot(backend: u32) -> Result<()> {
     // SAFETY: the program has one thread, and no call is under way.
-    ensure!(
-        unsafe { vmc_host_init(backend) } == 0,
-        "no entropy for a host key"
-    );
+    let verdict = unsafe { vmc_host_init(backend) };
+    ensure!(verdict == 0, "no entropy for a host key");
     Ok(())
 }
 
