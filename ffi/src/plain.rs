@@ -8,12 +8,12 @@ use vmcrypt_core::{Pfn, PlainClass};
 
 use crate::domain::{VmcDomain, locked};
 
-/// Takes note that page `pfn` is of plain class `class` from now on.
+/// Takes note that page `pfn` is of plain class `class` from now on; true if it was private.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class: u32) {
+pub unsafe extern "C" fn vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class: u32) -> bool {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     if let Some(class) = PlainClass::from_number(class)
@@ -22,7 +22,9 @@ pub unsafe extern "C" fn vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class:
         domain.control.plain_gained(class);
         let own = domain.accounts();
         own.control.forget_page(Pfn(pfn), false, own.exported, own.tags);
+        return true;
     }
+    false
 }
 
 /// Takes note that page `pfn`, of `class` so far, is private from now on.

@@ -24,6 +24,8 @@ pub struct VmcFacts {
     pub uuid: [u8; 16],
     /// Pages that the domain owns.
     pub pages: u64,
+    /// Those among them whose content the record does not bind: rings and P2M leaves. Not recorded.
+    pub unbound: u64,
     /// PFNs are below this number.
     pub pfns: u64,
     /// The `start_info` page.
@@ -93,7 +95,8 @@ pub unsafe extern "C" fn vmc_record_seal(
 
 fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<usize, Refusal> {
     let own = domain.accounts();
-    let (session, sequence, digests) = own.control.export(facts.pages, own.exported, own.fresh)?;
+    let bound = facts.pages.saturating_sub(facts.unbound);
+    let (session, sequence, digests) = own.control.export(bound, own.exported, own.fresh)?;
     let facts = Facts {
         uuid: facts.uuid,
         pages: facts.pages,
@@ -176,6 +179,7 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
     Ok(VmcFacts {
         uuid: facts.uuid,
         pages: facts.pages,
+        unbound: 0,
         pfns: facts.pfns,
         start_info: facts.start_info.0,
         console: facts.console.0,

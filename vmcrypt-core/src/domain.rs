@@ -222,35 +222,29 @@ impl Domain {
         }
     }
 
-    /// Digests, identifier and number for a record of a domain of `pages` pages, if every one that a record
-    /// binds was exported, and its latest content: all but the rings, which others write, and P2M leaves, whose content follows
-    /// from where the pages are.
+    /// Digests, identifier and number for a record that binds `bound` pages, if every one was exported, and
+    /// its latest content.
     ///
     /// # Errors
     /// [`Refusal::Incomplete`] if one was not exported, or while the domain may run; [`Refusal::Stale`] if one
     /// was written since.
     pub fn export(
         &mut self,
-        pages: u64,
+        bound: u64,
         exported: PfnSet<'_>,
         fresh: PfnSet<'_>,
     ) -> Result<(SessionId, u64, Digests), Refusal> {
         if !exported.is_subset(fresh) {
             return Err(Refusal::Stale);
         }
-        let free = self.plain_pages(PlainClass::P2m) + self.plain_pages(PlainClass::Ring);
         match (&mut self.session, self.state) {
-            (Some(s), State::Suspended) if !s.stale && s.exported() + free == pages => {
+            (Some(s), State::Suspended) if !s.stale && s.exported() == bound => {
                 let sequence = s.records;
                 s.records += 1;
                 Ok((s.id, sequence, s.digests))
             }
             _ => Err(Refusal::Incomplete),
         }
-    }
-
-    fn plain_pages(&self, class: PlainClass) -> u64 {
-        self.plain.get(class as usize).copied().unwrap_or(0)
     }
 
     /// Starts counting plain pages anew.

@@ -147,18 +147,6 @@ fn a_record_is_given_out_of_a_suspended_and_complete_domain_only() {
     }
 }
 
-/// Rings are written by others, and P2M leaves follow from where the pages are: nobody waits for those.
-#[test]
-fn rings_and_leaves_need_not_be_exported() {
-    let mut guest = Guest::new(domain_in(State::Suspended));
-    guest.export_all();
-    for class in PlainClass::ALL {
-        guest.domain.plain_gained(class);
-    }
-    assert_eq!(guest.export(PFNS), Err(Refusal::Incomplete));
-    assert!(guest.export(PFNS + 2).is_ok());
-}
-
 /// dom0 may leave out what the guest wrote last: then there is no record, until it was exported.
 #[test]
 fn a_page_written_since_its_export_withholds_the_record() {

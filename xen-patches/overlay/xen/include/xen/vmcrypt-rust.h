@@ -249,6 +249,10 @@ typedef enum VmcRefusal {
    * Page tables, descriptor tables or `start_info` are not those that were exported.
    */
   VMC_REFUSAL_TABLES_DIFFER = 22,
+  /**
+   * A page was written after its last export.
+   */
+  VMC_REFUSAL_STALE = 23,
 } VmcRefusal;
 
 /**
@@ -400,6 +404,7 @@ typedef uint8_t PageTag[16];
 typedef struct VmcTicket {
   struct Tweak tweak;
   PageTag tag;
+  uint64_t generation;
 } VmcTicket;
 
 /**
@@ -419,6 +424,10 @@ typedef struct VmcFacts {
    * Pages that the domain owns.
    */
   uint64_t pages;
+  /**
+   * Those among them whose content the record does not bind: rings and P2M leaves. Not recorded.
+   */
+  uint64_t unbound;
   /**
    * PFNs are below this number.
    */
@@ -483,8 +492,8 @@ void vmc_domain_init(struct VmcDomain *domain);
 void vmc_domain_wipe(struct VmcDomain *domain);
 
 /**
- * Gives the domain the memory that grows with its size: two sets of `pfns` bits each, rounded up to
- * 64, and `pfns` tags. The tags and the second set are zero. No memory ends the count of plain pages.
+ * Gives the domain the memory that grows with its size: three sets of `pfns` bits each, rounded up to
+ * 64, and `pfns` tags. The tags and the last two sets are zero. No memory ends the count of plain pages.
  *
  * # Safety
  * The memory is valid until the domain is wiped and reached through the domain alone.
@@ -492,6 +501,7 @@ void vmc_domain_wipe(struct VmcDomain *domain);
 void vmc_domain_attach(struct VmcDomain *domain,
                        uint64_t *plain,
                        uint64_t *exported,
+                       uint64_t *fresh,
                        uint8_t *tags,
                        uint64_t pfns);
 
@@ -591,8 +601,7 @@ Verdict vmc_map_judge(struct VmcDomain *domain,
                       uint32_t *view);
 
 /**
- * Begins the encryption of page `pfn`, opening a session if need be. `kind` is 0 for a private page, another number
- * for each kind of plain page. `idle` says that the domain
+ * Begins the export of page `pfn`, before its content is read, opening a session if need be. `idle` says that the domain
  * may run and has nothing mapped. True through `again`: come back later, nothing was begun.
  *
  * # Safety
@@ -600,19 +609,21 @@ Verdict vmc_map_judge(struct VmcDomain *domain,
  */
 Verdict vmc_page_begin(struct VmcDomain *domain,
                        uint64_t pfn,
-                       uint64_t kind,
                        bool idle,
                        struct VmcTicket *ticket,
                        bool *again);
 
 /**
- * Encrypts `page` in place. The domain's lock is not held; a ticket is, and the vector registers if
+ * Encrypts `page` in place; `kind` is 0 for a private page, another number for each kind of plain page. The domain's lock is not held; a ticket is, and the vector registers if
  * the backend uses them.
  *
  * # Safety
  * `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`.
  */
-void vmc_page_encrypt(struct VmcDomain *domain, struct VmcTicket *ticket, Page *page);
+void vmc_page_encrypt(struct VmcDomain *domain,
+                      struct VmcTicket *ticket,
+                      uint64_t kind,
+                      Page *page);
 
 /**
  * Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile.
@@ -622,6 +633,31 @@ void vmc_page_encrypt(struct VmcDomain *domain, struct VmcTicket *ticket, Page *
  */
 void vmc_page_end(struct VmcDomain *domain,
                   const struct VmcTicket *ticket);
+
+/**
+ * Ends an export without accounting anything.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`].
+ */
+void vmc_page_abandon(struct VmcDomain *domain);
+
+/**
+ * Takes note that page `pfn` was written, or may be without notice.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`].
+ */
+void vmc_page_dirtied(struct VmcDomain *domain, uint64_t pfn);
+
+/**
+ * Notices of writes begin anew: no export under way can be relied upon and, unless it is all `kept`, none before.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`].
+ */
+void vmc_page_tracking(struct VmcDomain *domain,
+                       bool kept);
 
 /**
  * Forgets that page `pfn` was exported: it left the domain.
@@ -646,12 +682,12 @@ void vmc_page_restore(struct VmcDomain *domain,
                       Page *page);
 
 /**
- * Takes note that page `pfn` is of plain class `class` from now on.
+ * Takes note that page `pfn` is of plain class `class` from now on; true if it was private.
  *
  * # Safety
  * As for [`vmc_page_begin`](crate::page::vmc_page_begin).
  */
-void vmc_plain_gain(struct VmcDomain *domain, uint64_t pfn, uint32_t class_);
+bool vmc_plain_gain(struct VmcDomain *domain, uint64_t pfn, uint32_t class_);
 
 /**
  * Takes note that page `pfn`, of `class` so far, is private from now on.

@@ -33,12 +33,16 @@ int vmcrypt_type_class(const struct page_info *page)
     return vmcrypt_class_of(ACCESS_ONCE(page->u.inuse.type_info));
 }
 
-void vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
+bool vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class)
 {
+    bool gained;
+
     spin_lock(&vm->lock);
-    vmc_plain_gain(vm->rust, pfn, class);
+    gained = vmc_plain_gain(vm->rust, pfn, class);
     spin_unlock(&vm->lock);
+
+    return gained;
 }
 
 void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
@@ -167,17 +171,36 @@ static bool check_leaf(struct vmcrypt_domain *vm, const uint64_t *entry,
     return true;
 }
 
+/* Whether what was a leaf at the last walk is no table, and no free page, now. */
+static bool still_leaf(const struct vmcrypt_domain *vm, mfn_t mfn)
+{
+    return mfn_valid(mfn) && page_get_owner(mfn_to_page(mfn)) == vm->d &&
+           vmcrypt_type_class(mfn_to_page(mfn)) < 0;
+}
+
+unsigned long vmcrypt_count_leaves(const struct vmcrypt_domain *vm)
+{
+    unsigned long i, count = 0;
+
+    for ( i = 0; i < vm->leaves; i++ )
+        count += still_leaf(vm, vm->leaf[i]);
+
+    return count;
+}
+
 /* Forget the leaves of the last walk. */
 static void unmark_p2m(struct vmcrypt_domain *vm)
 {
     unsigned long i;
 
     for ( i = 0; i < vm->leaves; i++ )
-        if ( vm->leaf[i] != gfn_x(INVALID_GFN) )
-        {
-            vmcrypt_lose(vm, vm->leaf[i], VMC_CLASS_P2M);
-            vm->leaf[i] = gfn_x(INVALID_GFN);
-        }
+    {
+        mfn_t mfn = vm->leaf[i];
+
+        vm->leaf[i] = INVALID_MFN;
+        if ( still_leaf(vm, mfn) )
+            vmcrypt_lose(vm, get_gpfn_from_mfn(mfn_x(mfn)), VMC_CLASS_P2M);
+    }
 }
 
 /* Where a running guest says that its P2M is. */
@@ -223,8 +246,10 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at)
             if ( vmcrypt_is_leaf(scratch, i * 512) &&
                  check_leaf(vm, scratch, i * 512) )
             {
-                vm->leaf[i] = get_gpfn_from_mfn(mfn_x(mfn));
-                vmcrypt_gain(vm, vm->leaf[i], VMC_CLASS_P2M);
+                /* One page may stand for several leaves: absent memory. */
+                if ( vmcrypt_gain(vm, get_gpfn_from_mfn(mfn_x(mfn)),
+                                  VMC_CLASS_P2M) )
+                    vm->leaf[i] = mfn;
             }
         }
 

@@ -17,10 +17,27 @@
 #include "../mm/mm-locks.h"
 #include "private.h"
 
+/* A vCPU may run on for a moment after another one has suspended the domain. */
+static bool stopped(struct vmcrypt_domain *vm)
+{
+    const struct vcpu *v;
+
+    if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
+        return false;
+    for_each_vcpu ( vm->d, v )
+        if ( ACCESS_ONCE(v->is_running) )
+            return false;
+
+    return true;
+}
+
 bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn)
 {
     struct domain *d = vm->d;
     bool noticed;
+
+    if ( stopped(vm) )
+        return true;
 
     paging_lock(d);
     noticed = vm->tracking && paging_mode_log_dirty(d) &&

@@ -119,7 +119,7 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
         return -ENOMEM;
     }
     for ( i = 0; i < vm->leaves; i++ )
-        vm->leaf[i] = gfn_x(INVALID_GFN);
+        vm->leaf[i] = INVALID_MFN;
 
     spin_lock(&vm->lock);
     vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->fresh, vm->tags,
@@ -298,7 +298,7 @@ static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
 {
     unsigned long i, old = vm->pfns, leaves = DIV_ROUND_UP(pfns, 512);
     uint64_t *plain, *exported, *fresh;
-    unsigned long *leaf;
+    mfn_t *leaf;
     uint8_t *tags;
     bool exporting;
 
@@ -327,7 +327,7 @@ static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
     {
         memcpy(plain, vm->plain, BITS_TO_LONGS(old) * sizeof(*plain));
         for ( i = 0; i < leaves; i++ )
-            leaf[i] = i < vm->leaves ? vm->leaf[i] : gfn_x(INVALID_GFN);
+            leaf[i] = i < vm->leaves ? vm->leaf[i] : INVALID_MFN;
         SWAP(plain, vm->plain);
         SWAP(exported, vm->exported);
         SWAP(fresh, vm->fresh);

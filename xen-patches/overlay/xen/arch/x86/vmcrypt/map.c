@@ -146,18 +146,19 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own)
            !paging_mode_log_dirty(vm->d);
 }
 
-/* Before the page is read: every write from now on is noticed, or there will be
- * no record. */
+/*
+ * Before the page is read: every write from now on is noticed, or there will be
+ * no record.
+ */
 static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
                         mfn_t mfn, struct VmcTicket *ticket)
 {
-    bool again = false, idle, stopped;
+    bool again = false, idle;
     uint32_t verdict;
 
     spin_lock(&vm->lock);
     /* The replica that is being made counts as one. */
     idle = vmcrypt_idle(vm, 1);
-    stopped = vmc_domain_state(vm->rust) == VMC_STATE_SUSPENDED;
     verdict = vmc_page_begin(vm->rust, pfn, idle, ticket, &again);
     spin_unlock(&vm->lock);
 
@@ -166,7 +167,7 @@ static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
     if ( again )
         return -ERESTART;
 
-    if ( !stopped && !vmcrypt_noticed(vm, mfn) )
+    if ( !vmcrypt_noticed(vm, mfn) )
     {
         spin_lock(&vm->lock);
         vmc_page_dirtied(vm->rust, pfn);
@@ -250,7 +251,7 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
     vmcrypt_copy_to(page_to_mfn(replica), scratch);
     if ( plain )
         bind(vm, pfn, &ticket, kind, scratch);
-    clear_page(scratch);
+    /* What is left in the scratch page is what dom0 sees, or ciphertext. */
     *out = replica;
 
     return 0;

@@ -52,10 +52,10 @@ struct vmcrypt_domain {
     uint64_t *plain, *exported, *fresh;
     uint8_t *tags;
 
-    /* P2M leaves found by the last walk: PFN of each, or INVALID_GFN. */
+    /* P2M leaves found by the last walk, or INVALID_MFN. */
     spinlock_t p2m_lock;
-    unsigned long *leaf, leaves;
-    unsigned long p2m_cursor;
+    mfn_t *leaf;
+    unsigned long leaves, p2m_cursor;
 
     /* Progress of the guest's suspend hypercall, and that it was made. */
     bool p2m_marked, suspends;
@@ -116,7 +116,9 @@ struct p2m_place {
 };
 struct p2m_place vmcrypt_p2m_place(const struct domain *d);
 int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at);
-void vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
+unsigned long vmcrypt_count_leaves(const struct vmcrypt_domain *vm);
+/* True if the page was private before. */
+bool vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
 void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
@@ -146,7 +148,7 @@ void vmcrypt_reset_maps(mfn_t mfn);
 bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
 
 /* dirty.c */
-/* Whether the guest cannot write to a frame without vmcrypt_dirtied(). */
+/* Whether the guest cannot write to a frame, or not without vmcrypt_dirtied(). */
 bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn);
 
 /* seal.c */

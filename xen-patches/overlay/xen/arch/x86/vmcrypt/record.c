@@ -190,6 +190,8 @@ static int export(struct vmcrypt_domain *vm,
         .start_info = get_gpfn_from_mfn(mfn_x(vm->start_info)),
         .console = get_gpfn_from_mfn(mfn_x(vm->console)),
         .store = get_gpfn_from_mfn(mfn_x(vm->store)),
+        .unbound = vmcrypt_count_leaves(vm) +
+                   mfn_valid(vm->console) + mfn_valid(vm->store),
         .states = 1,
         .state_size = size,
     };

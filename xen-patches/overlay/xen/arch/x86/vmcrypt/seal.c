@@ -444,7 +444,6 @@ static int bind(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
         restore(vm, pfn, kind, scratch);
     else
         rc = vmcrypt_refuse(vm, VMC_REFUSAL_TABLES_DIFFER);
-    clear_page(scratch);
 
     return rc;
 }
