@@ -6,6 +6,7 @@
 #include <xen/mm.h>
 #include <xen/sched.h>
 #include <xen/spinlock.h>
+#include <xen/tasklet.h>
 #include <xen/vmcrypt-rust.h>
 #include <asm/vmcrypt.h>
 
@@ -63,6 +64,11 @@ struct vmcrypt_domain {
         uint32_t *mfn;        /* machine frame (plus one) of each PFN */
         uint64_t *plain;      /* plain pages by the record */
     } seal;
+
+#ifdef CONFIG_DEBUG
+    struct tasklet oracle;
+    bool oracle_asked;
+#endif
 };
 
 static inline struct vmcrypt_domain *vmcrypt_of(const struct domain *d)
@@ -126,5 +132,14 @@ mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 /* record.c */
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);
 int vmcrypt_load_vcpus(struct vmcrypt_domain *vm);
+
+/* oracle.c */
+#ifdef CONFIG_DEBUG
+void vmcrypt_oracle_init(struct vmcrypt_domain *vm);
+void vmcrypt_oracle_ask(struct vmcrypt_domain *vm);
+#else
+static inline void vmcrypt_oracle_init(struct vmcrypt_domain *vm) {}
+static inline void vmcrypt_oracle_ask(struct vmcrypt_domain *vm) {}
+#endif
 
 #endif /* __X86_VMCRYPT_PRIVATE_H__ */
