@@ -24,50 +24,57 @@
 static bool __read_mostly opt_canary;
 boolean_param("vmcrypt-oracle-canary", opt_canary);
 
-static void note(const struct vmcrypt_domain *vm, unsigned long *plain,
-                 mfn_t mfn)
+/* What was found; the domain's own tables may grow in the meantime. */
+struct found {
+    struct vmcrypt_domain *vm;
+    unsigned long pfns, *plain;
+};
+
+static void note(const struct found *f, mfn_t mfn)
 {
     unsigned long pfn = mfn_valid(mfn) ? get_gpfn_from_mfn(mfn_x(mfn))
                                        : INVALID_M2P_ENTRY;
 
-    if ( pfn < vm->pfns )
-        __set_bit(pfn, plain);
+    if ( pfn < f->pfns )
+        __set_bit(pfn, f->plain);
 }
 
 /*
  * Tables are known by their type.  The list is walked in one go, since dom0 may
  * let go of the last map of a page that the domain has freed.
  */
-static void find_tables(const struct vmcrypt_domain *vm, unsigned long *plain)
+static void find_tables(const struct found *f)
 {
+    struct domain *d = f->vm->d;
     const struct page_info *page;
 
-    rspin_lock(&vm->d->page_alloc_lock);
-    page_list_for_each ( page, &vm->d->page_list )
+    rspin_lock(&d->page_alloc_lock);
+    page_list_for_each ( page, &d->page_list )
         if ( vmcrypt_type_class(page) >= 0 )
-            note(vm, plain, page_to_mfn(page));
-    rspin_unlock(&vm->d->page_alloc_lock);
+            note(f, page_to_mfn(page));
+    rspin_unlock(&d->page_alloc_lock);
 }
 
-static void find_p2m(const struct vmcrypt_domain *vm, unsigned long *plain)
+static void find_p2m(const struct found *f)
 {
-    struct p2m_place at = vmcrypt_p2m_place(vm->d);
-    unsigned long i, end = min(DIV_ROUND_UP(at.end, 512UL), vm->leaves);
+    struct domain *d = f->vm->d;
+    struct p2m_place at = vmcrypt_p2m_place(d);
+    unsigned long i, end = DIV_ROUND_UP(min(at.end, f->pfns), 512UL);
     void *scratch = vmcrypt_scratch();
 
     for ( i = 0; mfn_valid(at.root) && i < end; i++ )
     {
-        mfn_t mfn = vmcrypt_walk(vm->d, at.root, at.va + i * PAGE_SIZE);
+        mfn_t mfn = vmcrypt_walk(d, at.root, at.va + i * PAGE_SIZE);
         struct page_info *page = mfn_valid(mfn) ? mfn_to_page(mfn) : NULL;
         const void *leaf;
 
-        if ( !page || is_special_page(page) || !get_page(page, vm->d) )
+        if ( !page || is_special_page(page) || !get_page(page, d) )
             continue;
         leaf = map_domain_page(mfn);
         memcpy(scratch, leaf, PAGE_SIZE);
         unmap_domain_page(leaf);
         if ( vmcrypt_is_leaf(scratch, i * 512) )
-            note(vm, plain, mfn);
+            note(f, mfn);
         put_page(page);
 
         if ( !(i % (SLICE / 512)) )
@@ -76,11 +83,12 @@ static void find_p2m(const struct vmcrypt_domain *vm, unsigned long *plain)
     clear_page(scratch);
 }
 
-static void compare(struct vmcrypt_domain *vm, const unsigned long *found)
+static void compare(const struct found *f)
 {
+    struct vmcrypt_domain *vm = f->vm;
     unsigned long pfn, plain = 0, differ = 0;
 
-    for ( pfn = 0; pfn < vm->pfns; pfn++ )
+    for ( pfn = 0; pfn < f->pfns; pfn++ )
     {
         bool noted;
 
@@ -89,7 +97,7 @@ static void compare(struct vmcrypt_domain *vm, const unsigned long *found)
         spin_unlock(&vm->lock);
 
         plain += noted;
-        if ( noted != test_bit(pfn, found) && differ++ < TOLD )
+        if ( noted != test_bit(pfn, f->plain) && differ++ < TOLD )
             printk(XENLOG_ERR
                    "VMCrypt oracle: %pd: PFN %#lx is noted as %s and found %s\n",
                    vm->d, pfn, noted ? "plain" : "private",
@@ -106,23 +114,24 @@ static void compare(struct vmcrypt_domain *vm, const unsigned long *found)
 
 static void look(struct vmcrypt_domain *vm)
 {
-    unsigned long *plain = vzalloc(BITS_TO_LONGS(vm->pfns) * sizeof(*plain));
+    struct found f = { .vm = vm, .pfns = vm->pfns };
 
-    if ( !plain )
+    f.plain = vzalloc(BITS_TO_LONGS(f.pfns) * sizeof(*f.plain));
+    if ( !f.plain )
     {
         printk(XENLOG_ERR "VMCrypt oracle: %pd: no memory\n", vm->d);
         return;
     }
 
-    find_tables(vm, plain);
-    find_p2m(vm, plain);
-    note(vm, plain, vm->start_info);
-    note(vm, plain, vm->console);
-    note(vm, plain, vm->store);
+    find_tables(&f);
+    find_p2m(&f);
+    note(&f, vm->start_info);
+    note(&f, vm->console);
+    note(&f, vm->store);
     if ( opt_canary )
-        __change_bit(vm->pfns / 2, plain);
-    compare(vm, plain);
-    vfree(plain);
+        __change_bit(f.pfns / 2, f.plain);
+    compare(&f);
+    vfree(f.plain);
 }
 
 static void cf_check oracle(void *data)
