@@ -53,6 +53,7 @@ pub const PENDING: &[&str] = &[
     "io",
     "map-while-destroyed",
     "migrate-busy",
+    "oracle",
     "timing",
 ];
 
