@@ -28,6 +28,7 @@ pub fn run(_args: &Args) -> Result<()> {
     let options = Options {
         stock: xen::build(Flavour::Stock)?.join("xen"),
         vmcrypt: xen::build(Flavour::Product)?.join("xen"),
+        debug: Flavour::Debug.dir().join("xen"),
         echo: false,
         until: None,
         skip_pending: false,

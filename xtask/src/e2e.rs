@@ -58,6 +58,7 @@ fn options(cases: &[&Case], args: &Args) -> Result<Options> {
     Ok(Options {
         vmcrypt: built(Hypervisor::VmCrypt, Flavour::Product, &args.hypervisor)?,
         stock: built(Hypervisor::Stock, Flavour::Stock, &args.stock)?,
+        debug: built(Hypervisor::Debug, Flavour::Debug, &None)?,
         echo: args.keep,
         until: None,
         skip_pending: false,

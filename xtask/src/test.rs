@@ -125,6 +125,12 @@ const SECTIONS: &[Section] = &[
         run: |_| built(Flavour::Product),
     },
     Section {
+        name: "xen-debug",
+        needs: &["xen"],
+        slow: false,
+        run: |_| built(Flavour::Debug),
+    },
+    Section {
         name: "link-gate",
         needs: &["xen"],
         slow: false,
@@ -144,7 +150,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "e2e",
-        needs: &["xen-stock", "xen", "image"],
+        needs: &["xen-stock", "xen", "xen-debug", "image"],
         slow: true,
         run: e2e,
     },
@@ -248,6 +254,7 @@ fn e2e(args: &Args) -> Result<Tally> {
     let options = Options {
         stock: Flavour::Stock.dir().join("xen"),
         vmcrypt: Flavour::Product.dir().join("xen"),
+        debug: Flavour::Debug.dir().join("xen"),
         echo: false,
         until: Some(Instant::now() + Duration::from_secs(60 * args.minutes)),
         skip_pending: true,

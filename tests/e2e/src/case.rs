@@ -48,6 +48,8 @@ pub enum Hypervisor {
     Stock,
     /// The one under test.
     VmCrypt,
+    /// The same with Xen's assertions and the oracle.
+    Debug,
 }
 
 /// A machine to boot. Cases with equal configurations share one boot.
@@ -86,6 +88,12 @@ impl Config {
     pub const STOCK_TWO_CPUS: Config = Config {
         cpus: 2,
         ..Config::STOCK
+    };
+    /// The debug build. With two CPUs it has races to see.
+    pub const DEBUG: Config = Config {
+        hypervisor: Hypervisor::Debug,
+        cpus: 2,
+        ..Config::VMCRYPT
     };
     /// Two CPUs: live migration of a busy guest does not end with one.
     pub const TWO_CPUS: Config = Config {

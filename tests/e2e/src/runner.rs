@@ -19,6 +19,8 @@ pub struct Options {
     pub vmcrypt: PathBuf,
     /// The unpatched one.
     pub stock: PathBuf,
+    /// The one under test, built with assertions.
+    pub debug: PathBuf,
     /// Show on stderr what happens in dom0.
     pub echo: bool,
     /// After this moment no further case is begun: those left are skipped, and said to be.
@@ -167,6 +169,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
     let file = match hypervisor {
         Hypervisor::Stock => &options.stock,
         Hypervisor::VmCrypt => &options.vmcrypt,
+        Hypervisor::Debug => &options.debug,
     };
     let boot = Boot {
         xen_arguments: xen_arguments.to_owned(),

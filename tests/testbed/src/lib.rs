@@ -30,7 +30,7 @@ pub mod protocol;
 #[cfg(feature = "host")]
 pub use {
     client::Answer,
-    console::Trouble,
+    console::{ORACLE, Trouble},
     image::Image,
     machine::{Boot, Console, Machine, Store},
 };

@@ -264,10 +264,11 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         }
     };
     // Without eager FPU switching, TCG lets a vCPU run with another's vector registers, on stock Xen as well: memory
-    // of dom0's programs gets corrupted, and register checks fail.
+    // of dom0's programs gets corrupted, and register checks fail. A debug build tells two lines of each map that it
+    // refuses, which drown all others, unless guest messages are turned down; VMCrypt's are not of that kind.
     let xen = format!(
-        "console=com1 com1=115200,8n1 loglvl=all noreboot sync_console cpuidle=0 spec-ctrl=eager-fpu \
-         dom0_mem=900M,max:900M {}",
+        "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=error noreboot sync_console cpuidle=0 \
+         spec-ctrl=eager-fpu dom0_mem=900M,max:900M {}",
         boot.xen_arguments
     );
     let share = "security_model=none,id";

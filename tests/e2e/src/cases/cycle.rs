@@ -127,16 +127,7 @@ pub fn no_xsave(dom0: &mut Dom0) -> Verdict {
 pub fn balloon(dom0: &mut Dom0) -> Verdict {
     let mut guest = dom0.create(Spec::new("balloon"))?;
     for mib in [160, 256, 200] {
-        dom0.run(&format!("xl mem-set balloon {mib}m"))?;
-        // The balloon driver leaves a page or two behind.
-        let reached = format!(
-            "for try in $(seq 200); do mem=$(xl list balloon | awk 'NR == 2 {{ print $3 }}'); \
-             [ $mem -le {} ] && [ $mem -ge {} ] && exit 0; sleep 0.2; done; exit 1",
-            mib + 2,
-            mib - 2
-        );
-        dom0.must(&reached, SHORT)?;
-        dom0.await_alive(&mut guest)?;
+        resize(dom0, &mut guest, mib)?;
         if mib == 256 {
             cycle(dom0, &mut guest)?;
         }
@@ -145,6 +136,21 @@ pub fn balloon(dom0: &mut Dom0) -> Verdict {
         "saved at 256 MiB and at 200 MiB; {}",
         cycle(dom0, &mut guest)?
     ))
+}
+
+/// Has the guest's balloon driver give back memory, or take it, and waits until that is done.
+pub fn resize(dom0: &mut Dom0, guest: &mut Guest, mib: u32) -> Result<(), Problem> {
+    let name = guest.name();
+    dom0.run(&format!("xl mem-set {name} {mib}m"))?;
+    // The balloon driver leaves a page or two behind.
+    let reached = format!(
+        "for try in $(seq 200); do mem=$(xl list {name} | awk 'NR == 2 {{ print $3 }}'); \
+         [ $mem -le {} ] && [ $mem -ge {} ] && exit 0; sleep 0.2; done; exit 1",
+        mib + 2,
+        mib - 2
+    );
+    dom0.must(&reached, SHORT)?;
+    dom0.await_alive(guest)
 }
 
 /// Devices at work.

@@ -76,6 +76,7 @@ int vmcrypt_domain_create(struct domain *d)
     spin_lock_init(&vm->p2m_lock);
     vm->start_info = vm->console = vm->store = INVALID_MFN;
     vmc_domain_init(vm->rust);
+    vmcrypt_oracle_init(vm);
     d->arch.vmcrypt = vm;
     vmcrypt_nr_domains++;
 
@@ -227,8 +228,9 @@ void vmcrypt_suspended(struct domain *d)
     struct vmcrypt_domain *vm = vmcrypt_of(d);
 
     /* Only if the guest itself asked: dom0 must not choose the moment. */
-    if ( vm && vm->suspends && d->shutdown_code == SHUTDOWN_suspend )
-        vmcrypt_enter(vm, VMC_STATE_SUSPENDED);
+    if ( vm && vm->suspends && d->shutdown_code == SHUTDOWN_suspend &&
+         vmcrypt_enter(vm, VMC_STATE_SUSPENDED) )
+        vmcrypt_oracle_ask(vm);
 }
 
 void vmcrypt_resumed(struct domain *d)

@@ -280,7 +280,7 @@ static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
     if ( view == VMC_VIEW_LIVE )
     {
         /* xl maps shared_info before it maps the P2M that this leads to. */
-        if ( mfn_eq(mfn, virt_to_mfn(vm->d->shared_info)) &&
+        if ( mfn_eq(mfn, _mfn(virt_to_mfn(vm->d->shared_info))) &&
              vmcrypt_state(vm) == VMC_STATE_RUNNING )
         {
             rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(vm->d));

@@ -6,6 +6,7 @@
 #include <xen/mm.h>
 #include <xen/sched.h>
 #include <xen/spinlock.h>
+#include <xen/tasklet.h>
 #include <xen/vmcrypt-rust.h>
 #include <asm/vmcrypt.h>
 
@@ -79,6 +80,11 @@ struct vmcrypt_domain {
     /* Runs when everything that was under way at the first unpause is over. */
     struct rcu_head quiet_head;
     enum { QUIET_NO, QUIET_WAIT, QUIET_YES } quiet;
+
+#ifdef CONFIG_DEBUG
+    struct tasklet oracle;
+    bool oracle_asked;
+#endif
 };
 
 static inline struct vmcrypt_domain *vmcrypt_of(const struct domain *d)
@@ -159,5 +165,14 @@ mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 /* record.c */
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);
 int vmcrypt_load_state(struct vmcrypt_domain *vm);
+
+/* oracle.c */
+#ifdef CONFIG_DEBUG
+void vmcrypt_oracle_init(struct vmcrypt_domain *vm);
+void vmcrypt_oracle_ask(struct vmcrypt_domain *vm);
+#else
+static inline void vmcrypt_oracle_init(struct vmcrypt_domain *vm) {}
+static inline void vmcrypt_oracle_ask(struct vmcrypt_domain *vm) {}
+#endif
 
 #endif /* __X86_VMCRYPT_PRIVATE_H__ */
