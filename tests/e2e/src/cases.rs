@@ -1,6 +1,7 @@
 //! The table of all cases.
 
 pub mod attack;
+pub mod building;
 pub mod canary;
 pub mod cycle;
 pub mod migrate;
@@ -90,6 +91,16 @@ pub const ALL: &[Case] = &[
         "canary-calls",
         "stock Xen: dom0 reads and changes a running guest by bare hypercalls",
         In(Config::STOCK, canary::calls),
+    ),
+    case(
+        "canary-maps-over-unpause",
+        "stock Xen: maps and grants from before the first unpause show what the guest does after it",
+        In(Config::STOCK, canary::maps_over_unpause),
+    ),
+    case(
+        "canary-ring-place",
+        "stock Xen: a new guest starts with a free page as its ring",
+        In(Config::STOCK, canary::ring_place),
     ),
     case(
         "save-restore",
@@ -190,6 +201,16 @@ pub const ALL: &[Case] = &[
         "bad-calls",
         "bare hypercalls that no toolstack makes are refused and do no harm",
         In(Config::VMCRYPT, attack::bad_calls),
+    ),
+    case(
+        "maps-over-unpause",
+        "a new guest with maps or grants of dom0's is not unpaused",
+        In(Config::VMCRYPT, building::maps_over_unpause),
+    ),
+    case(
+        "ring-place",
+        "a new guest whose rings dom0 moved is not unpaused",
+        In(Config::VMCRYPT, building::ring_place),
     ),
     case(
         "map-while-destroyed",
