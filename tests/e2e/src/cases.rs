@@ -3,6 +3,7 @@
 pub mod attack;
 pub mod building;
 pub mod canary;
+pub mod consoles;
 pub mod cycle;
 pub mod migrate;
 pub mod refuse;
@@ -103,6 +104,11 @@ pub const ALL: &[Case] = &[
         In(Config::STOCK, canary::ring_place),
     ),
     case(
+        "canary-consoles",
+        "stock Xen: debug keys and crashes show guests' registers on the console",
+        In(Config::STOCK_TWO_CPUS, consoles::canary),
+    ),
+    case(
         "save-restore",
         "saved and restored with its secret intact; image, sweep and status show ciphertext",
         In(Config::VMCRYPT, cycle::save_restore),
@@ -193,6 +199,16 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, refuse::pages),
     ),
     case(
+        "image-vcpus",
+        "vCPUs that are too many, or in another mode, are refused",
+        In(Config::VMCRYPT, refuse::vcpus),
+    ),
+    case(
+        "image-types",
+        "page tables as data and data as page tables are refused",
+        In(Config::VMCRYPT, refuse::types),
+    ),
+    case(
         "bad-maps",
         "bad maps get an errno and do no harm",
         In(Config::VMCRYPT, attack::bad_maps),
@@ -211,6 +227,11 @@ pub const ALL: &[Case] = &[
         "ring-place",
         "a new guest whose rings dom0 moved is not unpaused",
         In(Config::VMCRYPT, building::ring_place),
+    ),
+    case(
+        "consoles",
+        "debug keys and crashes show nothing of guests' registers on the console",
+        In(Config::TWO_CPUS, consoles::consoles),
     ),
     case(
         "map-while-destroyed",
