@@ -5,6 +5,7 @@ pub mod building;
 pub mod canary;
 pub mod consoles;
 pub mod cycle;
+pub mod freed;
 pub mod migrate;
 pub mod refuse;
 pub mod timing;
@@ -107,6 +108,16 @@ pub const ALL: &[Case] = &[
         "canary-consoles",
         "stock Xen: debug keys and crashes show guests' registers on the console",
         In(Config::STOCK_TWO_CPUS, consoles::canary),
+    ),
+    case(
+        "canary-freed-pages",
+        "stock Xen: pages that a guest gave back show the secret to dom0",
+        In(Config::STOCK, freed::canary),
+    ),
+    case(
+        "canary-replicas",
+        "stock Xen: a sweep of all frames under every owner's name finds the secret",
+        In(Config::STOCK, canary::replicas),
     ),
     case(
         "save-restore",
@@ -232,6 +243,16 @@ pub const ALL: &[Case] = &[
         "consoles",
         "debug keys and crashes show nothing of guests' registers on the console",
         In(Config::TWO_CPUS, consoles::consoles),
+    ),
+    case(
+        "freed-pages",
+        "pages that a guest gave back are empty when dom0 gets them",
+        In(Config::VMCRYPT, freed::freed),
+    ),
+    case(
+        "replicas",
+        "the frames that dom0 is shown cannot be mapped as anybody's",
+        In(Config::VMCRYPT, attack::replicas),
     ),
     case(
         "map-while-destroyed",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use vmcrypt_guest::secret;
 use vmcrypt_tools::content::PAGE;
 use vmcrypt_tools::hypercall::{ForeignMap, Privcmd};
+use vmcrypt_tools::needle::{Needles, Search};
 use vmcrypt_tools::pv;
 use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, PageType, domctl};
 
@@ -61,10 +62,12 @@ pub fn maps_over_unpause(xen: &Privcmd, domain: DomId, what: Pages, wait: Durati
     if answer["errno"] == 0 {
         sleep(wait);
     }
-    let needle = secret::needle();
+    let needles = Needles::new([secret::needle().into_bytes()])?;
+    let mut search = Search::new(&needles);
     let (mut lines, mut changed) = (0, 0);
     for (page, before) in contents(&maps).zip(before) {
-        lines += occurrences(&page, needle.as_bytes());
+        search.cut();
+        lines += search.feed(&page);
         changed += usize::from(sample(&page) != before);
     }
     answer["mapped"] = json!(frames.len());
@@ -201,12 +204,6 @@ fn sample(page: &[u8; PAGE]) -> u64 {
     words.fold(0, |sum, (word, place)| {
         sum.wrapping_add(u64::from_le_bytes(*word).wrapping_mul(2 * place + 1))
     })
-}
-
-fn occurrences(page: &[u8], needle: &[u8]) -> usize {
-    page.windows(needle.len())
-        .filter(|window| *window == needle)
-        .count()
 }
 
 // `xen/include/public/domctl.h`, `grant_table.h` and `xen.h` of Xen 4.20.

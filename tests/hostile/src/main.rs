@@ -3,6 +3,7 @@
 
 mod building;
 mod forbidden;
+mod replicas;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -59,6 +60,8 @@ enum Attack {
     ForgeGrant { domid: u16, seconds: u64 },
     /// Make the start_info of a paused, new guest name a data page as a ring, and unpause it
     ForgeRing { domid: u16, ring: building::Ring },
+    /// Hold maps of a guest and look for the frames behind them under every owner's name
+    SeekReplicas { domid: u16 },
     /// Make calls that no toolstack makes on a running guest, all if none is named; the last ones end a guest
     Forbidden {
         #[arg(required_unless_present = "list")]
@@ -96,6 +99,7 @@ fn main() -> Result<()> {
             building::forge_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
         }
         Attack::ForgeRing { domid, ring } => building::forge_ring(&xen, DomId(domid), ring)?,
+        Attack::SeekReplicas { domid } => replicas::seek(&xen, DomId(domid))?,
         Attack::Forbidden {
             domid: Some(domid),
             names,

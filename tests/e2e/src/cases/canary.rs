@@ -154,6 +154,16 @@ pub fn maps_over_unpause(dom0: &mut Dom0) -> Verdict {
     Ok(evidence.join("; ").replace("{} ", ""))
 }
 
+/// The guest's frames show the secret by whatever map.
+pub fn replicas(dom0: &mut Dom0) -> Verdict {
+    let guest = dom0.create(Spec::new("canary"))?;
+    let domid = dom0.domid(&guest)?;
+    let report = dom0.attack(&format!("seek-replicas {domid}"), LONG)?;
+    let lines = report["owners"]["guest"]["secret"].as_u64();
+    demand!(lines >= Some(MOST), "stock Xen hides the secret: {report}");
+    Ok(report.to_string())
+}
+
 /// Any page will do as a ring.
 pub fn ring_place(dom0: &mut Dom0) -> Verdict {
     let guest = dom0.create_paused(Spec::new("canary"))?;
