@@ -11,9 +11,9 @@ use vmcrypt_tools::hypercall::Privcmd;
 use vmcrypt_tools::needle::{Needles, Search};
 use vmcrypt_tools::xen::{self, DomId, Frame, PageType};
 
-/// Owners other than the guest: dom0 by its number and as itself, those that Xen's `public/xen.h` names (IO, XEN, COW,
-/// INVALID, IDLE), and the one that VMCrypt gave its replicas.
-const OWNERS: [u16; 8] = [0, 0x7ff0, 0x7ff1, 0x7ff2, 0x7ff3, 0x7ff4, 0x7fff, 0x7ff8];
+/// Owners other than the guest: dom0 by its number and as itself, those that Xen's `public/xen.h` names (IO, XEN,
+/// COW), and the one that VMCrypt gave its replicas.
+const OWNERS: [u16; 6] = [0, 0x7ff0, 0x7ff1, 0x7ff2, 0x7ff3, 0x7ff8];
 
 /// Holds maps of a guest's data pages and meanwhile maps every frame of the machine as each owner's. For each of them:
 /// frames `mapped`, how many show `content` that looks random and that the held maps show too, and how many hold a

@@ -60,11 +60,11 @@ fn show(dom0: &mut Dom0) -> Result<Shown, Problem> {
     let keys = keys(dom0)?;
     let every = keys.chars().map(|key| format!("xl debug-keys '{key}'"));
     let every = every.collect::<Vec<_>>().join("; ");
-    let running = shown_by(
+    let (running, _) = shown_by(
         dom0,
         &format!("{every}; for n in $(seq 10); do xl debug-keys d; done"),
     )?;
-    let paused = shown_by(
+    let (paused, _) = shown_by(
         dom0,
         &format!(
             "for n in $(seq 5); do xl pause shown; xl debug-keys d; xl unpause shown; sleep 0.3; done; \
@@ -77,12 +77,11 @@ fn show(dom0: &mut Dom0) -> Result<Shown, Problem> {
     dom0.machine().give(&crasher(), "/root/crasher", SHORT)?;
     let config = "name = \"crasher\"\ntype = \"pv\"\nkernel = \"/root/crasher\"\nmemory = 32\non_crash = \"preserve\"\n";
     dom0.run(&format!("cat >/root/crasher.cfg <<'EOF'\n{config}EOF"))?;
-    let crashed = shown_by(
+    let (crashed, told) = shown_by(
         dom0,
         "xl create -q /root/crasher.cfg; for try in $(seq 50); do \
          xl list crasher | grep -q -- '-c-' && exit 0; sleep 0.2; done; xl list; exit 1",
     )?;
-    let told = dom0.xen_log()?;
     demand!(
         told.contains("crashed on cpu"),
         "Xen's log does not tell of the crash: {told}"
@@ -96,8 +95,8 @@ fn show(dom0: &mut Dom0) -> Result<Shown, Problem> {
     })
 }
 
-/// How often the pattern comes up on Xen's console, serial line and ring, while a command runs.
-fn shown_by(dom0: &mut Dom0, command: &str) -> Result<usize, Problem> {
+/// How often the pattern comes up on Xen's console, serial line and ring, while a command runs; and what the ring holds.
+fn shown_by(dom0: &mut Dom0, command: &str) -> Result<(usize, String), Problem> {
     dom0.xen_log()?;
     let before = dom0.machine().console().len();
     dom0.run_for(command, LONG)?;
@@ -106,7 +105,8 @@ fn shown_by(dom0: &mut Dom0, command: &str) -> Result<usize, Problem> {
     // The varying half-word is the last four digits.
     let digits = &format!("{:016x}", pattern::general(0))[..12];
     let serial = console.get(before..).unwrap_or(&console);
-    Ok(serial.matches(digits).count().max(ring.matches(digits).count()))
+    let count = serial.matches(digits).count().max(ring.matches(digits).count());
+    Ok((count, ring))
 }
 
 /// The keys that this Xen knows.
