@@ -168,7 +168,11 @@ impl Privcmd {
         if result < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOENT) {
             return Err(refused(io::Error::last_os_error()));
         }
-        Ok(ForeignMap { memory, errors })
+        Ok(ForeignMap {
+            memory,
+            errors,
+            writable,
+        })
     }
 }
 
@@ -219,12 +223,19 @@ impl Buffer {
 pub struct ForeignMap {
     memory: Mapping,
     errors: Vec<libc::c_int>,
+    writable: bool,
 }
 
 impl ForeignMap {
     /// Where the first page is mapped.
     pub fn address(&self) -> u64 {
         self.memory.start.as_ptr() as u64
+    }
+
+    /// How many frames were asked for.
+    #[allow(clippy::len_without_is_empty)] // Linux maps no empty batch.
+    pub const fn len(&self) -> usize {
+        self.errors.len()
     }
 
     /// The errno with which frame `i` was refused.
@@ -248,6 +259,17 @@ impl ForeignMap {
             ptr::copy_nonoverlapping(self.memory.start.as_ptr().add(i * PAGE), page.as_mut_ptr(), PAGE)
         };
         Some(page)
+    }
+
+    /// Copies a value into page `i`, which must be mapped, and writable.
+    pub fn put<T: Plain>(&mut self, i: usize, offset: usize, value: T) {
+        assert!(
+            self.writable && self.refusal(i).is_none() && offset + size_of::<T>() <= PAGE,
+            "a write to where nothing is mapped to be written"
+        );
+        self.memory.check(i * PAGE + offset, size_of::<T>());
+        // SAFETY: in bounds by the checks; the driver reported this page as present, so writing does not fault.
+        unsafe { ptr::write_unaligned(self.memory.start.as_ptr().add(i * PAGE + offset).cast(), value) }
     }
 }
 

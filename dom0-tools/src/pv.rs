@@ -18,8 +18,10 @@ pub(crate) const GDT_ENTS: usize = GDT_FRAMES + 16 * 8;
 const CR3: usize = GDT_ENTS + 8 + 2 * 8 + 3 * 8;
 
 /// In `struct start_info` (`public/xen.h`).
-pub(crate) const STORE_MFN: usize = 56;
-pub(crate) const CONSOLE_MFN: usize = 72;
+/// Frame of the xenstore ring.
+pub const STORE_MFN: usize = 56;
+/// Frame of the console ring.
+pub const CONSOLE_MFN: usize = 72;
 const MAGIC: &[u8] = b"xen-3.0-x86_64\0";
 
 /// Frames that hold the GDT of the vCPU with this context; machine frames, or PFNs in a save image.

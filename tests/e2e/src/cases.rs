@@ -1,8 +1,11 @@
 //! The table of all cases.
 
 pub mod attack;
+pub mod building;
 pub mod canary;
+pub mod consoles;
 pub mod cycle;
+pub mod freed;
 pub mod migrate;
 pub mod oracle;
 pub mod refuse;
@@ -50,7 +53,21 @@ const DEBUG_CANARY: Config = Config {
 };
 
 /// Cases that were written and not yet seen to pass: CI skips them and says so.
-pub const PENDING: &[&str] = &["io", "map-while-destroyed", "oracle", "timing"];
+pub const PENDING: &[&str] = &[
+    "canary-consoles",
+    "canary-freed-pages",
+    "canary-replicas",
+    "consoles",
+    "freed-pages",
+    "image-types",
+    "image-vcpus",
+    "io",
+    "map-while-destroyed",
+    "oracle",
+    "replicas",
+    "stale-export",
+    "timing",
+];
 
 /// Every case, in the order in which a reader should meet them.
 pub const ALL: &[Case] = &[
@@ -93,6 +110,31 @@ pub const ALL: &[Case] = &[
         "canary-calls",
         "stock Xen: dom0 reads and changes a running guest by bare hypercalls",
         In(Config::STOCK, canary::calls),
+    ),
+    case(
+        "canary-maps-over-unpause",
+        "stock Xen: maps and grants from before the first unpause show what the guest does after it",
+        In(Config::STOCK, canary::maps_over_unpause),
+    ),
+    case(
+        "canary-ring-place",
+        "stock Xen: a new guest starts with a free page as its ring",
+        In(Config::STOCK, canary::ring_place),
+    ),
+    case(
+        "canary-consoles",
+        "stock Xen: debug keys and crashes show guests' registers on the console",
+        In(Config::STOCK_TWO_CPUS, consoles::canary),
+    ),
+    case(
+        "canary-freed-pages",
+        "stock Xen: pages that a guest gave back show the secret to dom0",
+        In(Config::STOCK, freed::canary),
+    ),
+    case(
+        "canary-replicas",
+        "stock Xen: a sweep of all frames under every owner's name finds the secret",
+        In(Config::STOCK, canary::replicas),
     ),
     case(
         "save-restore",
@@ -185,6 +227,16 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, refuse::pages),
     ),
     case(
+        "image-vcpus",
+        "vCPUs that are too many, or in another mode, are refused",
+        In(Config::VMCRYPT, refuse::vcpus),
+    ),
+    case(
+        "image-types",
+        "page tables as data and data as page tables are refused",
+        In(Config::VMCRYPT, refuse::types),
+    ),
+    case(
         "bad-maps",
         "bad maps get an errno and do no harm",
         In(Config::VMCRYPT, attack::bad_maps),
@@ -193,6 +245,36 @@ pub const ALL: &[Case] = &[
         "bad-calls",
         "bare hypercalls that no toolstack makes are refused and do no harm",
         In(Config::VMCRYPT, attack::bad_calls),
+    ),
+    case(
+        "maps-over-unpause",
+        "a new guest with maps or grants of dom0's is not unpaused",
+        In(Config::VMCRYPT, building::maps_over_unpause),
+    ),
+    case(
+        "ring-place",
+        "a new guest whose rings dom0 moved is not unpaused",
+        In(Config::VMCRYPT, building::ring_place),
+    ),
+    case(
+        "consoles",
+        "debug keys and crashes show nothing of guests' registers on the console",
+        In(Config::TWO_CPUS, consoles::consoles),
+    ),
+    case(
+        "freed-pages",
+        "pages that a guest gave back are empty when dom0 gets them",
+        In(Config::VMCRYPT, freed::freed),
+    ),
+    case(
+        "replicas",
+        "the frames that dom0 is shown cannot be mapped as anybody's",
+        In(Config::VMCRYPT, attack::replicas),
+    ),
+    case(
+        "stale-export",
+        "a save that leaves out what the guest wrote last gets no record",
+        In(Config::VMCRYPT, attack::stale_export),
     ),
     case(
         "map-while-destroyed",

@@ -136,20 +136,40 @@ impl Dom0 {
     /// Creates a guest and waits until all its roles are at work.
     pub fn create(&mut self, spec: Spec) -> Result<Guest, Problem> {
         let mut guest = self.create_only(spec)?;
-        self.await_ready(&mut guest, LIFE)?;
-        self.await_alive(&mut guest)?;
+        self.await_work(&mut guest)?;
         Ok(guest)
     }
 
     /// Creates a guest and does not wait for it.
     pub fn create_only(&mut self, spec: Spec) -> Result<Guest, Problem> {
+        self.create_with(spec, "")
+    }
+
+    /// Builds a guest that has not run an instruction yet.
+    pub fn create_paused(&mut self, spec: Spec) -> Result<Guest, Problem> {
+        self.create_with(spec, "-p ")
+    }
+
+    fn create_with(&mut self, spec: Spec, options: &str) -> Result<Guest, Problem> {
         let name = spec.name.clone();
         if spec.roles.contains(&Role::Disk) {
             self.run(&format!("truncate -s 64M /root/{name}.disk"))?;
         }
         self.run(&format!("cat >/root/{name}.cfg <<'EOF'\n{}EOF", spec.xl_config()))?;
-        self.must(&format!("xl create -q /root/{name}.cfg"), LONG)?;
+        self.must(&format!("xl create -q {options}/root/{name}.cfg"), LONG)?;
         Ok(Guest::new(spec))
+    }
+
+    /// Unpauses a guest for the first time, and waits until it is at work.
+    pub fn start(&mut self, guest: &mut Guest) -> Result<(), Problem> {
+        self.must(&format!("xl unpause {}", guest.name()), SHORT)?;
+        self.await_work(guest)
+    }
+
+    /// Waits until a guest that has begun to boot is at work.
+    pub fn await_work(&mut self, guest: &mut Guest) -> Result<(), Problem> {
+        self.await_ready(guest, LIFE)?;
+        self.await_alive(guest)
     }
 
     /// The domain's number.

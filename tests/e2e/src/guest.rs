@@ -12,6 +12,10 @@ pub struct Spec {
     pub memory_mib: u32,
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// How many it may have at most.
+    pub max_vcpus: u32,
+    /// Added to its kernel's command line.
+    pub arguments: &'static str,
     /// What it does.
     pub roles: Vec<Role>,
 }
@@ -23,6 +27,8 @@ impl Spec {
             name: name.to_owned(),
             memory_mib: 256,
             vcpus: 1,
+            max_vcpus: 1,
+            arguments: "",
             roles: vec![Role::Secret],
         }
     }
@@ -42,7 +48,21 @@ impl Spec {
 
     /// The same with more virtual CPUs.
     pub fn vcpus(self, vcpus: u32) -> Spec {
-        Spec { vcpus, ..self }
+        Spec {
+            vcpus,
+            max_vcpus: vcpus,
+            ..self
+        }
+    }
+
+    /// The same with virtual CPUs that are not there from the beginning.
+    pub fn max_vcpus(self, max_vcpus: u32) -> Spec {
+        Spec { max_vcpus, ..self }
+    }
+
+    /// The same with more on its kernel's command line.
+    pub fn arguments(self, arguments: &'static str) -> Spec {
+        Spec { arguments, ..self }
     }
 
     /// The configuration file for `xl create`.
@@ -51,15 +71,17 @@ impl Spec {
             name,
             memory_mib,
             vcpus,
+            max_vcpus,
+            arguments,
             ..
         } = self;
         let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
         let mut config = format!(
             "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/boot/vmlinux\"\nramdisk = \"/share/guest.cpio\"\n\
-             memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\n\
+             memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\nmaxvcpus = {max_vcpus}\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n\
              extra = \"console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 \
-             vmcrypt.server=10.77.0.1:7777\"\n",
+             vmcrypt.server=10.77.0.1:7777 {arguments}\"\n",
             roles.join(",")
         );
         if self.roles.contains(&Role::Disk) {

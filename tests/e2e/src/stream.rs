@@ -39,6 +39,8 @@ pub struct Page {
     pub pfn: u64,
     /// Type bits: 0 for data, 1 to 4 for page tables, 9 to 12 for pinned ones.
     pub class: u8,
+    /// Where its PFN and type stand, in eight bytes.
+    pub entry: usize,
     /// Where its 4,096 bytes begin.
     pub at: usize,
 }
@@ -114,8 +116,9 @@ impl Stream {
             let count = word(&self.bytes, record.body.start)? as usize;
             let mut at = record.body.start + 8 + 8 * count;
             for i in 0..count {
-                let entry = u64::from(word(&self.bytes, record.body.start + 8 + 8 * i)?)
-                    | u64::from(word(&self.bytes, record.body.start + 12 + 8 * i)?) << 32;
+                let place = record.body.start + 8 + 8 * i;
+                let entry =
+                    u64::from(word(&self.bytes, place)?) | u64::from(word(&self.bytes, place + 4)?) << 32;
                 let class = (entry >> 60) as u8;
                 if class >= 13 {
                     continue;
@@ -123,6 +126,7 @@ impl Stream {
                 pages.push(Page {
                     pfn: entry & ((1 << 52) - 1),
                     class,
+                    entry: place,
                     at,
                 });
                 at += PAGE;
@@ -162,6 +166,14 @@ impl Stream {
     pub fn with_flipped_bit(&self, at: usize, bit: u8) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         bytes[at] ^= 1 << bit;
+        bytes
+    }
+
+    /// The same image with another type for a page.
+    pub fn with_class(&self, page: Page, class: u8) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        let entry = page.pfn | u64::from(class) << 60;
+        bytes[page.entry..page.entry + 8].copy_from_slice(&entry.to_le_bytes());
         bytes
     }
 

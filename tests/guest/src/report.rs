@@ -21,16 +21,19 @@ pub enum Role {
     Net,
     /// Answers lines typed on the console.
     Echo,
+    /// Fills memory with the secret and gives it back.
+    Spill,
 }
 
 impl Role {
-    const ALL: [(Role, &str); 6] = [
+    const ALL: [(Role, &str); 7] = [
         (Role::Secret, "secret"),
         (Role::Dirty, "dirty"),
         (Role::Regs, "regs"),
         (Role::Disk, "disk"),
         (Role::Net, "net"),
         (Role::Echo, "echo"),
+        (Role::Spill, "spill"),
     ];
 
     /// The role's name on the command line and in reports.

@@ -7,6 +7,7 @@ mod echo;
 mod net;
 mod regs;
 mod secret;
+mod spill;
 
 use anyhow::Result;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ pub fn play(role: Role) {
         Role::Disk => disk::play(),
         Role::Net => net::play(),
         Role::Echo => echo::play(),
+        Role::Spill => spill::play(),
     };
     if let Err(error) = outcome {
         fail(role, &format!("{error:#}"));

@@ -1,9 +1,12 @@
 //! An evil (or clumsy) dom0: bare hypercalls that no toolstack makes. Prints what Xen answered, as JSON, and judges
 //! nothing; that is for the case that runs it.
 
+mod building;
+mod export;
 mod forbidden;
+mod replicas;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use vmcrypt_guest::pattern;
 use vmcrypt_tools::hypercall::{Buffer, Error, Privcmd};
-use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, domctl};
+use vmcrypt_tools::xen::{self, DomId, Domain, Frame, HYPERVISOR_DOMCTL, PageType, domctl};
 
 /// What an evil dom0 would try.
 #[derive(Parser)]
@@ -48,6 +51,20 @@ enum Attack {
     RemoteSuspend { domid: u16 },
     /// Set a running guest's registers to what was just read of them
     SetRegisters { domid: u16 },
+    /// Map pages of a paused, new guest, unpause it all the same, and look at them some seconds later
+    MapsOverUnpause {
+        domid: u16,
+        what: building::Pages,
+        seconds: u64,
+    },
+    /// Write an entry into the grant table of a paused, new guest that opens a data page to dom0, and unpause it
+    ForgeGrant { domid: u16, seconds: u64 },
+    /// Make the start_info of a paused, new guest name a data page as a ring, and unpause it
+    ForgeRing { domid: u16, ring: building::Ring },
+    /// Save a guest that writes, and leave out what it wrote last
+    StaleExport { domid: u16, seconds: u64 },
+    /// Hold maps of a guest and look for the frames behind them under every owner's name
+    SeekReplicas { domid: u16 },
     /// Make calls that no toolstack makes on a running guest, all if none is named; the last ones end a guest
     Forbidden {
         #[arg(required_unless_present = "list")]
@@ -78,6 +95,17 @@ fn main() -> Result<()> {
         Attack::XsaveSize { domid, difference } => xsave_size(&xen, DomId(domid), difference)?,
         Attack::RemoteSuspend { domid } => errno(remote_suspend(&xen, DomId(domid)))?,
         Attack::SetRegisters { domid } => errno(set_registers(&xen, DomId(domid)))?,
+        Attack::MapsOverUnpause { domid, what, seconds } => {
+            building::maps_over_unpause(&xen, DomId(domid), what, Duration::from_secs(seconds))?
+        }
+        Attack::ForgeGrant { domid, seconds } => {
+            building::forge_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
+        }
+        Attack::ForgeRing { domid, ring } => building::forge_ring(&xen, DomId(domid), ring)?,
+        Attack::StaleExport { domid, seconds } => {
+            export::stale(&xen, DomId(domid), Duration::from_secs(seconds))?
+        }
+        Attack::SeekReplicas { domid } => replicas::seek(&xen, DomId(domid))?,
         Attack::Forbidden {
             domid: Some(domid),
             names,
@@ -187,23 +215,31 @@ fn hold(xen: &Privcmd, domain: DomId, count: u64, time: Duration) -> Result<Valu
     Ok(json!("released"))
 }
 
-/// The frames that a domain owns, found as an attacker would: by asking about every frame there is.
+/// The frames that a domain owns.
 fn owned_frames(xen: &Privcmd, domain: DomId) -> Result<Vec<Frame>> {
-    let domains = xen::domains(xen)?;
-    let Some(target) = domains.iter().find(|one| one.id == domain) else {
-        anyhow::bail!("there is no domain {domain}");
-    };
-    let all: Vec<Frame> = (0..xen::frame_limit(xen, target)?).map(Frame).collect();
+    Ok(typed_frames(xen, domain)?
+        .into_iter()
+        .map(|(frame, _)| frame)
+        .collect())
+}
+
+/// The frames that a domain owns and what they are, found as an attacker would: by asking about every frame there is.
+fn typed_frames(xen: &Privcmd, domain: DomId) -> Result<Vec<(Frame, PageType)>> {
+    let target = find(xen, domain)?;
+    let all: Vec<Frame> = (0..xen::frame_limit(xen, &target)?).map(Frame).collect();
     let mut owned = Vec::new();
     for batch in all.chunks(xen::BATCH) {
         let types = xen::page_types(xen, domain, batch)?;
-        let mine = batch
-            .iter()
-            .zip(types)
-            .filter(|(_, kind)| *kind != xen::PageType::Invalid);
-        owned.extend(mine.map(|(frame, _)| *frame));
+        let all = batch.iter().copied().zip(types);
+        owned.extend(all.filter(|(_, kind)| *kind != PageType::Invalid));
     }
     Ok(owned)
+}
+
+fn find(xen: &Privcmd, domain: DomId) -> Result<Domain> {
+    let domains = xen::domains(xen)?;
+    let found = domains.into_iter().find(|one| one.id == domain);
+    found.with_context(|| format!("there is no domain {domain}"))
 }
 
 fn xsave_size(xen: &Privcmd, domain: DomId, difference: i64) -> Result<Value> {

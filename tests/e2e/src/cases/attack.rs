@@ -39,6 +39,42 @@ pub fn swept_lines(report: &Value) -> Result<u64, Problem> {
     Ok(lines.with_context(|| format!("the sweep's report has no count: {report}"))?)
 }
 
+/// Looks for the frames behind its maps under every owner's name.
+pub fn replicas(dom0: &mut Dom0) -> Verdict {
+    let mut guest = dom0.create(Spec::new("sought"))?;
+    let domid = dom0.domid(&guest)?;
+    let report = dom0.attack(&format!("seek-replicas {domid}"), LONG)?;
+    let count = |owner: &str, what: &str| report["owners"][owner][what].as_u64().unwrap_or(u64::MAX);
+    let random = report["random"].as_u64().unwrap_or(0);
+    demand!(random > 500, "hardly any held map shows ciphertext: {report}");
+    // One session encrypts a page twice alike: that pages are found again, but for those that the guest wrote to since,
+    // proves the comparison.
+    demand!(
+        count("guest", "content") * 10 >= random * 9 && count("guest", "secret") == 0,
+        "mapped as the guest's own: {report}"
+    );
+    let owners = report["owners"].as_object().context("owners")?;
+    for owner in owners.keys().filter(|owner| *owner != "guest") {
+        demand!(
+            count(owner, "content") == 0,
+            "a replica can be mapped as a page of {owner}: {report}"
+        );
+        // dom0 itself knows the secret's first words, as it looks for them.
+        demand!(
+            ["0x0", "0x7ff0"].contains(&owner.as_str()) || count(owner, "secret") == 0,
+            "the secret can be seen in a page of {owner}: {report}"
+        );
+    }
+    demand!(
+        count("0x0", "mapped") > 10_000,
+        "dom0's own pages were not mapped: {report}"
+    );
+    dom0.await_alive(&mut guest)?;
+    Ok(format!(
+        "no held replica and no secret under another owner: {report}"
+    ))
+}
+
 /// Patterns in registers, hunted for in every way dom0 has.
 pub fn registers(dom0: &mut Dom0) -> Verdict {
     let mut guest = dom0.create(Spec::new("regs").roles(&[Role::Regs]))?;
@@ -180,6 +216,30 @@ fn noise(dom0: &mut Dom0) -> Result<String, Problem> {
         "{lines} lines in Xen's log: they are not rate-limited"
     );
     Ok(format!("{lines} log lines"))
+}
+
+/// dom0 empties the log of what the guest wrote, and does not map those pages again.
+pub fn stale_export(dom0: &mut Dom0) -> Verdict {
+    const EAGAIN: i64 = 11;
+    let guest = dom0.create(Spec::new("stale").roles(&[Role::Secret, Role::Dirty]))?;
+    let domid = dom0.domid(&guest)?;
+    dom0.xen_log()?;
+    let outcome = dom0.attack(&format!("stale-export {domid} 3"), LONG)?;
+    demand!(
+        outcome["stale"] == EAGAIN,
+        "a record was given out of pages that the guest has changed: {outcome}"
+    );
+    demand!(
+        outcome["whole"] == 0,
+        "no record was given out of pages that the guest cannot change: {outcome}"
+    );
+    let log = dom0.xen_log()?;
+    let said = log.lines().find(|line| line.contains("after its last export"));
+    let said = said.context("Xen's log does not say why it gave no record")?;
+    Ok(format!(
+        "refused, and given once all pages were mapped again: {}",
+        said.trim()
+    ))
 }
 
 /// Maps that race with the end of the domain.

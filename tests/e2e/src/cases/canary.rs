@@ -125,6 +125,54 @@ pub fn write(dom0: &mut Dom0) -> Verdict {
     Ok(format!("{mapped} pages mapped writable"))
 }
 
+/// What dom0 mapped or granted itself before the first unpause goes on working.
+pub fn maps_over_unpause(dom0: &mut Dom0) -> Verdict {
+    let mut evidence = Vec::new();
+    for attack in [
+        "maps-over-unpause {} data 1",
+        "maps-over-unpause {} all-data 60",
+        "maps-over-unpause {} shared-info 1",
+        "forge-grant {} 5",
+    ] {
+        let mut guest = dom0.create_paused(Spec::new("canary"))?;
+        let domid = dom0.domid(&guest)?.to_string();
+        let answer = dom0.attack(&attack.replace("{}", &domid), LONG)?;
+        let harm = match attack.split(' ').nth(2) {
+            Some("all-data") => answer["lines"].as_u64() >= Some(MOST),
+            Some("shared-info") => answer["changed"] == 1,
+            Some("data") => answer["mapped"] == 1,
+            _ => answer["kept"] == true,
+        };
+        demand!(
+            answer["errno"] == 0 && harm,
+            "{attack} came to nothing on stock Xen: {answer}"
+        );
+        dom0.await_work(&mut guest)?;
+        evidence.push(format!("{attack}: {answer}"));
+        dom0.clean()?;
+    }
+    Ok(evidence.join("; ").replace("{} ", ""))
+}
+
+/// The guest's frames show the secret by whatever map.
+pub fn replicas(dom0: &mut Dom0) -> Verdict {
+    let guest = dom0.create(Spec::new("canary"))?;
+    let domid = dom0.domid(&guest)?;
+    let report = dom0.attack(&format!("seek-replicas {domid}"), LONG)?;
+    let lines = report["owners"]["guest"]["secret"].as_u64();
+    demand!(lines >= Some(MOST), "stock Xen hides the secret: {report}");
+    Ok(report.to_string())
+}
+
+/// Any page will do as a ring.
+pub fn ring_place(dom0: &mut Dom0) -> Verdict {
+    let guest = dom0.create_paused(Spec::new("canary"))?;
+    let domid = dom0.domid(&guest)?;
+    let answer = dom0.attack(&format!("forge-ring {domid} store"), LONG)?;
+    demand!(answer["errno"] == 0, "stock Xen refused it: {answer}");
+    Ok("a free page was accepted as xenstore ring".into())
+}
+
 /// dom0 may do what it likes with a running guest.
 pub fn calls(dom0: &mut Dom0) -> Verdict {
     let guest = dom0.create(Spec::new("canary"))?;

@@ -41,9 +41,13 @@ struct Scene {
 
 impl Scene {
     fn new(dom0: &mut Dom0) -> Result<Scene, Problem> {
+        Scene::with(dom0, |spec| spec)
+    }
+
+    fn with(dom0: &mut Dom0, change: impl Fn(Spec) -> Spec) -> Result<Scene, Problem> {
         let bystander = dom0.create(Spec::new("bystander"))?;
         // Small, so that a case can afford many restores.
-        let guest = dom0.create(Spec::new("forged").memory_mib(128))?;
+        let guest = dom0.create(change(Spec::new("forged").memory_mib(128)))?;
         dom0.save(&guest)?;
         let stream = Stream::parse(dom0.take(&guest.image())?)?;
         Ok(Scene {
@@ -54,8 +58,18 @@ impl Scene {
         })
     }
 
-    /// Restores an image that must not come to life.
-    fn refuse(&mut self, dom0: &mut Dom0, what: &str, image: &[u8]) -> Result<(), Problem> {
+    /// Restores an image that must not come to life, for a cause that Xen's log must name.
+    fn refuse_for(&mut self, dom0: &mut Dom0, cause: &str, what: &str, image: &[u8]) -> Result<(), Problem> {
+        let said = self.refuse(dom0, what, image)?;
+        demand!(
+            said.contains(cause),
+            "{what}: refused, but not because of \"{cause}\": {said}"
+        );
+        Ok(())
+    }
+
+    /// Restores an image that must not come to life; what Xen said, or else the tools.
+    fn refuse(&mut self, dom0: &mut Dom0, what: &str, image: &[u8]) -> Result<String, Problem> {
         demand!(
             image != self.stream.bytes,
             "{what}: the forged image equals the good one"
@@ -119,7 +133,7 @@ impl Scene {
         dom0.note(&format!("refused: {what}: {}", said.trim()));
         self.refusals.push(what.to_owned());
         dom0.run("xl destroy forged 2>/dev/null; for try in $(seq 50); do xl domid forged >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1")?;
-        Ok(())
+        Ok(said)
     }
 
     /// The good image still restores, the bystander goes on.
@@ -263,6 +277,66 @@ pub fn records(dom0: &mut Dom0) -> Verdict {
         ),
         ("record of an earlier save", other(&old)?),
         ("record of another domain", other(&strange)?),
+    ] {
+        scene.refuse(dom0, what, &image)?;
+    }
+    scene.end(dom0)
+}
+
+/// vCPUs that are not those of the record.
+pub fn vcpus(dom0: &mut Dom0) -> Verdict {
+    const CAUSE: &str = "vCPU state differs";
+    // In `struct vcpu_guest_context` (`public/arch-x86/xen.h`), which follows the vCPU's number in eight bytes.
+    const FLAGS: usize = 8 + 512;
+    const VM_ASSIST: usize = 8 + 5168 - 4 * 8;
+    // The second vCPU is never started, so that the guest is saved without it.
+    let mut scene = Scene::with(dom0, |spec| spec.max_vcpus(2).arguments("maxcpus=1"))?;
+    let stream = scene.stream.clone();
+    let count = stream.of_kind(kind::VCPU_BASIC).count();
+    demand!(count == 1, "{count} vCPUs are in the image of a guest with one");
+    let record = stream.first(kind::VCPU_BASIC)?;
+    let mut second = stream.raw(&record).to_vec();
+    second[8] = 1;
+    let two = stream.with_replaced(&record, &[stream.raw(&record), &second].concat());
+    let at = record.body.start;
+    for (what, image) in [
+        ("a vCPU too many", two),
+        // VMASST_TYPE_runstate_update_flag
+        ("another vm_assist", stream.with_flipped_bit(at + VM_ASSIST, 5)),
+        // VGCF_online
+        ("vCPU 0 offline", stream.with_flipped_bit(at + FLAGS, 5)),
+    ] {
+        scene.refuse_for(dom0, CAUSE, what, &image)?;
+    }
+    // VGCF_in_kernel; libxc or Xen may refuse that earlier.
+    let image = stream.with_flipped_bit(at + FLAGS, 2);
+    scene.refuse(dom0, "vCPU 0 in user mode", &image)?;
+    scene.end(dom0)
+}
+
+/// Page types that are not those of the saved guest.
+pub fn types(dom0: &mut Dom0) -> Verdict {
+    const L1: u8 = 1;
+    const PINNED_L1: u8 = 9;
+    let mut scene = Scene::new(dom0)?;
+    let stream = scene.stream.clone();
+    let data = scene.data_pages()?;
+    let private = data[data.len() / 2];
+    let tables = stream.pages()?;
+    let table = tables.iter().find(|page| page.class == L1);
+    let table = *table.context("no L1 page table in the image")?;
+    // An empty page is the one that Xen takes for a page table whatever else it is.
+    let mut empty = stream.clone();
+    empty.bytes[private.at..private.at + 4096].fill(0);
+    scene.refuse_for(
+        dom0,
+        "page types were changed",
+        "a private page as pinned page table",
+        &empty.with_class(private, PINNED_L1),
+    )?;
+    for (what, image) in [
+        ("a private page as page table", empty.with_class(private, L1)),
+        ("a page table as data", stream.with_class(table, 0)),
     ] {
         scene.refuse(dom0, what, &image)?;
     }

@@ -31,7 +31,10 @@ bool vmcrypt_page_freed(struct domain *d, const struct page_info *page);
 /* True if @by may not change memory or machine-to-phys of sealed domain @d. */
 bool vmcrypt_denies(struct domain *d, const struct domain *by);
 
-/* True if what runs in @d must not be printed where dom0 can read it. */
+/*
+ * True if what runs in @d must not be printed where dom0 can read it; without a
+ * domain, what Xen does.
+ */
 bool vmcrypt_hides(struct domain *d);
 
 /* Policy for a domctl on @d: 0 or an error. */

@@ -194,7 +194,7 @@ int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why)
 
 bool vmcrypt_hides(struct domain *d)
 {
-    return vmcrypt_of(d);
+    return d ? vmcrypt_of(d) != NULL : vmcrypt_nr_domains;
 }
 
 int vmcrypt_prepare_suspend(struct domain *d)

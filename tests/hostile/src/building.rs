@@ -1,0 +1,215 @@
+//! What dom0 could prepare in a guest that it has built and not yet unpaused, to profit from later.
+
+use crate::{errno, find, typed_frames};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+use std::thread::sleep;
+use std::time::Duration;
+use vmcrypt_guest::secret;
+use vmcrypt_tools::content::PAGE;
+use vmcrypt_tools::hypercall::{ForeignMap, Privcmd};
+use vmcrypt_tools::needle::{Needles, Search};
+use vmcrypt_tools::pv;
+use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, PageType, domctl};
+
+/// Pages to keep mapped.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Pages {
+    /// One free page, writable
+    Data,
+    /// All data pages, read-only
+    AllData,
+    /// A page table, read-only
+    PageTable,
+    /// shared_info, writable
+    SharedInfo,
+}
+
+/// Rings that `start_info` names.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Ring {
+    /// The console's
+    Console,
+    /// xenstore's
+    Store,
+}
+
+/// The pages stay mapped until the end. `errno` is that of the unpause, `lines` how often the secret stands in them
+/// after it, `changed` how many of them have another content than before.
+pub fn maps_over_unpause(xen: &Privcmd, domain: DomId, what: Pages, wait: Duration) -> Result<Value> {
+    let (frames, writable) = match what {
+        Pages::Data => (vec![free_page(xen, domain)?], true),
+        Pages::AllData => (frames_of(xen, domain, |kind| kind == PageType::Data)?, false),
+        Pages::PageTable => {
+            let tables = frames_of(xen, domain, |kind| matches!(kind, PageType::PageTable(_)))?;
+            (tables[..1].to_vec(), false)
+        }
+        Pages::SharedInfo => (vec![find(xen, domain)?.shared_info], true),
+    };
+    let maps = frames
+        .chunks(xen::BATCH)
+        .map(|batch| xen.map_foreign(domain, batch, writable))
+        .collect::<Result<Vec<_>, _>>()?;
+    let before: Vec<_> = contents(&maps).map(|page| sample(&page)).collect();
+    ensure!(
+        before.len() == frames.len(),
+        "only {} of {} pages of a guest that is being built could be mapped",
+        before.len(),
+        frames.len()
+    );
+    let mut answer = unpause(xen, domain)?;
+    if answer["errno"] == 0 {
+        sleep(wait);
+    }
+    let needles = Needles::new([secret::needle().into_bytes()])?;
+    let mut search = Search::new(&needles);
+    let (mut lines, mut changed) = (0, 0);
+    for (page, before) in contents(&maps).zip(before) {
+        search.cut();
+        lines += search.feed(&page);
+        changed += usize::from(sample(&page) != before);
+    }
+    answer["mapped"] = json!(frames.len());
+    answer["lines"] = json!(lines);
+    answer["changed"] = json!(changed);
+    Ok(answer)
+}
+
+/// An unpause that is refused finds the entry gone at the next try. `kept` says whether the entry outlived the unpause.
+pub fn forge_grant(xen: &Privcmd, domain: DomId, wait: Duration) -> Result<Value> {
+    // The last entry of the first page: no guest gets that far.
+    const ENTRY: usize = PAGE - GRANT_ENTRY;
+    let data = free_page(xen, domain)?;
+    let table = grant_frame(xen, domain)?;
+    let forged = u64::from(GTF_PERMIT_ACCESS) | data.0 << 32;
+    write(xen, domain, table, ENTRY, forged)?;
+    let mut answer = unpause(xen, domain)?;
+    if answer["errno"] == 0 {
+        sleep(wait);
+        let page = xen.map_foreign(domain, &[table], false)?.page(0);
+        let page = page.context("the grant table cannot be read any more")?;
+        answer["kept"] = json!(page[ENTRY..] == forged.to_le_bytes());
+    } else {
+        write(xen, domain, table, ENTRY, 0)?;
+    }
+    Ok(answer)
+}
+
+/// An unpause that is refused finds the right ring at the next try.
+pub fn forge_ring(xen: &Privcmd, domain: DomId, ring: Ring) -> Result<Value> {
+    let data = free_page(xen, domain)?;
+    let (start_info, page) = start_info(xen, domain)?;
+    let [store, console] = pv::rings(&page);
+    let (at, right) = match ring {
+        Ring::Console => (pv::CONSOLE_MFN, console),
+        Ring::Store => (pv::STORE_MFN, store),
+    };
+    write(xen, domain, start_info, at, data.0)?;
+    let answer = unpause(xen, domain)?;
+    if answer["errno"] != 0 {
+        write(xen, domain, start_info, at, right)?;
+    }
+    Ok(answer)
+}
+
+fn unpause(xen: &Privcmd, domain: DomId) -> Result<Value> {
+    let call = domctl(xen, UNPAUSEDOMAIN, domain)?;
+    errno(
+        xen.call("an unpause", HYPERVISOR_DOMCTL, &[call.address()])
+            .map(drop),
+    )
+}
+
+fn write(xen: &Privcmd, domain: DomId, frame: Frame, offset: usize, value: u64) -> Result<()> {
+    let mut map = xen.map_foreign(domain, &[frame], true)?;
+    ensure!(
+        map.refusal(0).is_none(),
+        "{frame:?} of a guest that is being built could not be mapped writable: errno {:?}",
+        map.refusal(0)
+    );
+    map.put(0, offset, value);
+    Ok(())
+}
+
+fn frames_of(xen: &Privcmd, domain: DomId, wanted: impl Fn(PageType) -> bool) -> Result<Vec<Frame>> {
+    let all = typed_frames(xen, domain)?.into_iter();
+    let frames: Vec<Frame> = all
+        .filter(|(_, kind)| wanted(*kind))
+        .map(|(frame, _)| frame)
+        .collect();
+    ensure!(!frames.is_empty(), "the guest has no such page");
+    Ok(frames)
+}
+
+/// A page that the builder left empty, and that the guest will use for whatever it likes.
+fn free_page(xen: &Privcmd, domain: DomId) -> Result<Frame> {
+    let rings = pv::rings(&start_info(xen, domain)?.1);
+    seek(xen, domain, |frame, page| {
+        *page == [0; PAGE] && !rings.contains(&frame.0)
+    })
+    .map(|(frame, _)| frame)
+    .context("looking for an empty page")
+}
+
+fn start_info(xen: &Privcmd, domain: DomId) -> Result<(Frame, [u8; PAGE])> {
+    seek(xen, domain, |_, page| pv::is_start_info(page)).context("looking for start_info")
+}
+
+/// The last data page like this, in the order of the machine.
+fn seek(
+    xen: &Privcmd,
+    domain: DomId,
+    wanted: impl Fn(Frame, &[u8; PAGE]) -> bool,
+) -> Result<(Frame, [u8; PAGE])> {
+    for batch in frames_of(xen, domain, |kind| kind == PageType::Data)?.rchunks(xen::BATCH) {
+        let map = xen.map_foreign(domain, batch, false)?;
+        let pages = (0..batch.len()).filter_map(|i| Some((batch[i], map.page(i)?)));
+        if let Some(found) = pages.filter(|(frame, page)| wanted(*frame, page)).last() {
+            return Ok(found);
+        }
+    }
+    anyhow::bail!("the guest has no such page")
+}
+
+/// The first frame of a domain's grant table; dom0 may ask for it.
+fn grant_frame(xen: &Privcmd, domain: DomId) -> Result<Frame> {
+    let list = xen.buffer(8)?;
+    let mut call = xen.buffer(24)?;
+    call.put(0, domain.0);
+    call.put(4, 1u32);
+    call.put(16, list.address());
+    let arguments = [GNTTABOP_SETUP_TABLE, call.address(), 1];
+    xen.call(
+        "the frames of a grant table",
+        HYPERVISOR_GRANT_TABLE_OP,
+        &arguments,
+    )?;
+    let status = call.get::<u16>(8) as i16;
+    ensure!(
+        status == 0,
+        "Xen does not name the grant table's frames: status {status}"
+    );
+    Ok(Frame(list.get(0)))
+}
+
+fn contents(maps: &[ForeignMap]) -> impl Iterator<Item = [u8; PAGE]> {
+    maps.iter()
+        .flat_map(|map| (0..map.len()).filter_map(|i| map.page(i)))
+}
+
+/// Enough to see that a page changed, and small enough to keep for each of a guest's pages.
+fn sample(page: &[u8; PAGE]) -> u64 {
+    let words = page.as_chunks::<8>().0.iter().zip(1..);
+    words.fold(0, |sum, (word, place)| {
+        sum.wrapping_add(u64::from_le_bytes(*word).wrapping_mul(2 * place + 1))
+    })
+}
+
+// `xen/include/public/domctl.h`, `grant_table.h` and `xen.h` of Xen 4.20.
+const UNPAUSEDOMAIN: u32 = 4;
+const HYPERVISOR_GRANT_TABLE_OP: u64 = 20;
+const GNTTABOP_SETUP_TABLE: u64 = 2;
+/// `sizeof(struct grant_entry_v1)`: flags, domain (0 is dom0), frame.
+const GRANT_ENTRY: usize = 8;
+const GTF_PERMIT_ACCESS: u16 = 1;
