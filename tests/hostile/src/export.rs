@@ -35,7 +35,7 @@ fn map_all(xen: &Privcmd, domain: DomId, frames: &[Frame]) -> Result<()> {
 }
 
 fn log_dirty(xen: &Privcmd, domain: DomId, op: u32, pages: u64) -> Result<()> {
-    let mut call = xen::domctl(xen, SHADOW_OP, domain)?;
+    let mut call = domctl(xen, SHADOW_OP, domain)?;
     call.put(domctl::BODY, op);
     call.put(domctl::BODY + 24, pages);
     xen.call("log-dirty", HYPERVISOR_DOMCTL, &[call.address()])?;

@@ -83,7 +83,7 @@ impl Scene {
         let (file, byte) = (self.guest.image(), self.stream.bytes[place.at]);
         let set = |byte: u8| {
             format!(
-                "printf '\\x{byte:02x}' | dd of={file} bs=1 seek={} conv=notrunc status=none",
+                "printf '\\{byte:03o}' | dd of={file} bs=1 seek={} conv=notrunc status=none",
                 place.at
             )
         };
@@ -93,7 +93,7 @@ impl Scene {
         Ok(())
     }
 
-    fn refuse_file(&mut self, dom0: &mut Dom0, what: &str, file: &str) -> Result<(), Problem> {
+    fn refuse_file(&mut self, dom0: &mut Dom0, what: &str, file: &str) -> Result<String, Problem> {
         dom0.xen_log()?;
         // What the guest said before it was saved is no sign of life afterwards.
         dom0.read_console(&mut self.guest)?;
