@@ -80,7 +80,7 @@ fn show(dom0: &mut Dom0) -> Result<Shown, Problem> {
     let (crashed, told) = shown_by(
         dom0,
         "xl create -q /root/crasher.cfg; for try in $(seq 50); do \
-         xl list crasher | grep -q -- '-c-' && exit 0; sleep 0.2; done; xl list; exit 1",
+         xl list crasher | grep -q 'c- ' && exit 0; sleep 0.2; done; xl list; exit 1",
     )?;
     demand!(
         told.contains("crashed on cpu"),

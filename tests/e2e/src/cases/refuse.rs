@@ -303,12 +303,10 @@ pub fn vcpus(dom0: &mut Dom0) -> Verdict {
         ("a vCPU too many", two),
         // VMASST_TYPE_runstate_update_flag
         ("another vm_assist", stream.with_flipped_bit(at + VM_ASSIST, 5)),
-        // VGCF_online
-        ("vCPU 0 offline", stream.with_flipped_bit(at + FLAGS, 5)),
     ] {
         scene.refuse_for(dom0, CAUSE, what, &image)?;
     }
-    // VGCF_in_kernel; libxc or Xen may refuse that earlier.
+    // VGCF_in_kernel; libxc or Xen may refuse that earlier. (VGCF_online says nothing in an image: libxc sets it.)
     let image = stream.with_flipped_bit(at + FLAGS, 2);
     scene.refuse(dom0, "vCPU 0 in user mode", &image)?;
     scene.end(dom0)
