@@ -90,7 +90,7 @@ impl Side {
         let mut dom0: Dom0 = boot(image, config, options, &logs)?;
         let boot = watch.lap();
         step.note("starting the guest");
-        let mut guest = dom0.create(Spec::new("demo"))?;
+        let mut guest = dom0.create(Spec::main("demo"))?;
         let create = watch.lap();
         let before = guest.round(Role::Secret);
         step.note("sweeping the guest's memory");

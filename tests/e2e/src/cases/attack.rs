@@ -12,7 +12,7 @@ use vmcrypt_guest::{Role, pattern};
 
 /// Maps every frame and looks for the secret.
 pub fn sweep(dom0: &mut Dom0) -> Verdict {
-    let mut guest = dom0.create(Spec::new("swept").roles(&[Role::Secret, Role::Dirty]))?;
+    let mut guest = dom0.create(Spec::main("swept").roles(&[Role::Secret, Role::Dirty]))?;
     let report = dom0.sweep(&guest)?;
     let lines = swept_lines(&report)?;
     demand!(lines == 0, "a sweep saw {lines} lines of the secret");

@@ -12,7 +12,7 @@ const MOST: u64 = secret::LINES as u64 * 9 / 10;
 
 /// The image of a stock save holds the secret.
 pub fn image(dom0: &mut Dom0) -> Verdict {
-    let mut guest = dom0.create(Spec::new("canary"))?;
+    let mut guest = dom0.create(Spec::main("canary"))?;
     let save = dom0.save(&guest)?;
     let lines = dom0.secret_lines(&guest.image())?;
     demand!(
@@ -34,7 +34,7 @@ pub fn image(dom0: &mut Dom0) -> Verdict {
 
 /// A sweep finds it in memory.
 pub fn sweep(dom0: &mut Dom0) -> Verdict {
-    let guest = dom0.create(Spec::new("canary"))?;
+    let guest = dom0.create(Spec::main("canary"))?;
     let found = attack::swept_lines(&dom0.sweep(&guest)?)?;
     demand!(
         found >= MOST,
@@ -119,7 +119,7 @@ pub fn write(dom0: &mut Dom0) -> Verdict {
     let outcome = dom0.attack(&format!("map-writable {domid}"), LONG)?;
     let mapped = outcome["0"].as_u64().unwrap_or(0);
     demand!(
-        mapped > 60_000,
+        mapped > 30_000,
         "only {mapped} pages of a stock guest could be mapped writable: {outcome}"
     );
     Ok(format!("{mapped} pages mapped writable"))

@@ -31,7 +31,7 @@ pub fn canary(dom0: &mut Dom0) -> Verdict {
 /// A new guest is built of nearly all free memory, and read by dom0, which may still map all of it.
 fn inherited(dom0: &mut Dom0) -> Result<(u64, String), Problem> {
     // A kernel that does not clear pages itself when it takes them or gives them back: nothing obliges it to.
-    let spec = Spec::new("spilt")
+    let spec = Spec::main("spilt")
         .roles(&[Role::Spill])
         .arguments("init_on_alloc=0 init_on_free=0 xen_scrub_pages=0");
     let mut guest = dom0.create(spec)?;

@@ -21,7 +21,7 @@ pub fn busy(dom0: &mut Dom0) -> Verdict {
 }
 
 fn migrated(dom0: &mut Dom0, roles: &[Role]) -> Verdict {
-    let mut guest = dom0.create(Spec::new("moving").roles(roles))?;
+    let mut guest = dom0.create(Spec::main("moving").roles(roles))?;
     let before = dom0.domid(&guest)?;
     let answer = migrate(dom0, &mut guest)?;
     let after = dom0.domid(&guest)?;

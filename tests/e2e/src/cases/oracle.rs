@@ -14,7 +14,7 @@ pub fn agrees(dom0: &mut Dom0) -> Verdict {
     let spec = Spec::new("judged").vcpus(2).roles(&[Role::Secret, Role::Dirty]);
     let mut guest = dom0.create(spec)?;
     let mut suspends = 0;
-    for mib in [256, 200, 256] {
+    for mib in [128, 110, 128] {
         cycle::resize(dom0, &mut guest, mib)?;
         dom0.must(&format!("xl save -c judged {}", guest.image()), LONG)?;
         dom0.await_alive(&mut guest)?;

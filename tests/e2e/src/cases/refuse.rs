@@ -47,7 +47,7 @@ impl Scene {
     fn with(dom0: &mut Dom0, change: impl Fn(Spec) -> Spec) -> Result<Scene, Problem> {
         let bystander = dom0.create(Spec::new("bystander"))?;
         // Small, so that a case can afford many restores.
-        let guest = dom0.create(change(Spec::new("forged").memory_mib(128)))?;
+        let guest = dom0.create(change(Spec::new("forged")))?;
         dom0.save(&guest)?;
         let stream = Stream::parse(dom0.take(&guest.image())?)?;
         Ok(Scene {
@@ -254,7 +254,7 @@ pub fn records(dom0: &mut Dom0) -> Verdict {
     dom0.restore(&mut again)?;
     dom0.save(&again)?;
     let later = Stream::parse(dom0.take(&again.image())?)?;
-    let stranger = dom0.create(Spec::new("stranger").memory_mib(128))?;
+    let stranger = dom0.create(Spec::new("stranger"))?;
     dom0.save(&stranger)?;
     let strange = Stream::parse(dom0.take(&stranger.image())?)?;
     scene.guest = again;

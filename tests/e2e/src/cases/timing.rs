@@ -9,9 +9,9 @@ use vmcrypt_host::paths;
 use vmcrypt_testbed::Image;
 
 /// Boots of each hypervisor, in turns.
-const TURNS: usize = 3;
+const TURNS: usize = 2;
 /// Cycles in each boot; the first warms dom0's caches and does not count.
-const CYCLES: usize = 3;
+const CYCLES: usize = 2;
 
 /// Measures, and writes `target/testbed/timing.json`.
 pub fn measure(image: &Image, options: &Options) -> Verdict {
@@ -23,7 +23,7 @@ pub fn measure(image: &Image, options: &Options) -> Verdict {
             ("vmcrypt", Config::VMCRYPT, &mut vmcrypt),
         ] {
             let mut dom0 = boot(image, config, options, &logs.join(format!("{name}-{turn}")))?;
-            let mut guest = dom0.create(Spec::new("timed"))?;
+            let mut guest = dom0.create(Spec::main("timed"))?;
             for cycle in 0..=CYCLES {
                 let save = dom0.save(&guest)?.time.as_secs_f64();
                 let restore = dom0.restore(&mut guest)?.time.as_secs_f64();
