@@ -12,6 +12,7 @@
  * notes the page as fresh, then looks at the mark, then reads the page; a write
  * sets the mark, then takes the note away, then happens.
  */
+#include <asm/p2m.h>
 #include <asm/paging.h>
 
 #include "../mm/mm-locks.h"
