@@ -100,7 +100,7 @@ impl Guest {
 
     /// Every third page is a plain one.
     fn is_plain(pfn: u64) -> bool {
-        pfn % 3 == 0
+        pfn.is_multiple_of(3)
     }
 
     fn end(&mut self, pfn: u64, content: u8) {

@@ -16,7 +16,7 @@ const PFNS: u64 = 70;
 
 /// Every third page is a plain one.
 fn is_plain(page: u64) -> bool {
-    page % 3 == 0
+    page.is_multiple_of(3)
 }
 
 /// What the record must say, kept the slow way.
