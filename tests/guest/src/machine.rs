@@ -37,9 +37,9 @@ pub fn parameter(name: &str) -> Result<Option<String>> {
 /// Loads the driver a role needs and configures it.
 pub fn prepare(role: Role) -> Result<()> {
     match role {
-        Role::Disk => load_module("xen-blkfront"),
+        Role::Disk => load_module("xen_blkfront"),
         Role::Net => {
-            load_module("xen-netfront")?;
+            load_module("xen_netfront")?;
             busybox(&["ip", "link", "set", "lo", "up"])?;
             let address = parameter("vmcrypt.address")?.context("no vmcrypt.address= on the command line")?;
             busybox(&["ip", "addr", "add", &address, "dev", "eth0"])?;

@@ -212,12 +212,12 @@ fn plain_places(stream: &Stream) -> Result<Vec<Place>> {
     const PRESENT: u8 = 1;
     let pages = stream.pages()?;
     let mut places = Vec::new();
-    // A table without write permission, one without execution, one that leads elsewhere.
+    // Not the accessed bit in an L4 table: Xen sets it itself.
     for (level, what, byte, bit) in [
         (1, "write permission in an L1 table", 0, 1),
         (1, "frame in an L1 table", 1, 4),
         (2, "execute permission in an L2 table", 7, 7),
-        (4, "accessed bit in an L4 table", 0, 5),
+        (4, "execute permission in an L4 table", 7, 7),
     ] {
         let entry = pages
             .iter()
