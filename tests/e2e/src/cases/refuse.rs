@@ -323,16 +323,14 @@ pub fn types(dom0: &mut Dom0) -> Verdict {
     let tables = stream.pages()?;
     let table = tables.iter().find(|page| page.class == L1);
     let table = *table.context("no L1 page table in the image")?;
-    // An empty page is the one that Xen takes for a page table whatever else it is.
+    // An empty page is the one that Xen takes for a page table, unless another table maps it writable.
     let mut empty = stream.clone();
     empty.bytes[private.at..private.at + 4096].fill(0);
-    scene.refuse_for(
-        dom0,
-        "page types were changed",
-        "a private page as pinned page table",
-        &empty.with_class(private, PINNED_L1),
-    )?;
     for (what, image) in [
+        (
+            "a private page as pinned page table",
+            empty.with_class(private, PINNED_L1),
+        ),
         ("a private page as page table", empty.with_class(private, L1)),
         ("a page table as data", stream.with_class(table, 0)),
     ] {
