@@ -65,7 +65,7 @@ mod calls {
         page::vmc_page_begin(domain: *mut VmcDomain, pfn: u64, idle: bool, ticket: *mut VmcTicket, again: *mut bool) -> u32;
         page::vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, kind: u64, page: *mut Page);
         page::vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket);
-        page::vmc_page_abandon(domain: *mut VmcDomain);
+        page::vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket);
         page::vmc_page_dirtied(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_forget(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_restore(domain: *mut VmcDomain, session: *const SessionId, pfn: u64, kind: u64, page: *mut Page);
@@ -293,7 +293,7 @@ impl Guest {
         } else {
             // SAFETY: the lock is held.
             self.locked(|rust| unsafe {
-                calls::vmc_page_abandon(rust);
+                calls::vmc_page_abandon(rust, ticket);
                 calls::vmc_page_forget(rust, pfn);
             });
         }

@@ -1,7 +1,7 @@
 //! Pages on their way to dom0 and back.
 
 use vmcrypt_core::cipher::{self, Page, PageKey, PageKind, PageTag, Portable, Tweak};
-use vmcrypt_core::domain::Enter;
+use vmcrypt_core::domain::{Domain, Enter};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
 use vmcrypt_core::{Pfn, PlainClass, Refusal};
@@ -153,6 +153,7 @@ pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const Vmc
     }
     let plain = ticket.tweak.kind != PageKind::PRIVATE;
     if domain.plain().contains(ticket.tweak.pfn) != plain {
+        domain.fresh().remove(ticket.tweak.pfn);
         return domain.control.abandon_page();
     }
     let own = domain.accounts();
@@ -160,17 +161,31 @@ pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const Vmc
         .end_page(ticket.tweak.pfn, plain, ticket.tag, own.exported, own.tags);
 }
 
-/// Ends an export without accounting anything.
+/// Ends an export without accounting anything: what was accounted before is not the page's latest content.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_page_abandon(domain: *mut VmcDomain) {
+pub unsafe extern "C" fn vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket) {
     // SAFETY: by the caller's promise.
-    unsafe { locked(domain) }.control.abandon_page();
+    let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
+    domain.fresh().remove(ticket.tweak.pfn);
+    domain.control.abandon_page();
 }
 
-/// Takes note that page `pfn` was written, or may be without notice.
+/// The page of an export that was begun may be written without notice: what the export reads may be old when it ends.
+///
+/// # Safety
+/// As for [`vmc_page_begin`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_unnoticed(domain: *mut VmcDomain, ticket: *mut VmcTicket) {
+    // SAFETY: by the caller's promise.
+    let (domain, ticket) = unsafe { (locked(domain), &mut *ticket) };
+    domain.fresh().remove(ticket.tweak.pfn);
+    ticket.generation = Domain::NO_GENERATION;
+}
+
+/// Takes note that page `pfn` was written.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`].

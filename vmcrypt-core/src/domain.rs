@@ -158,6 +158,9 @@ impl Domain {
         }
     }
 
+    /// A number that no generation has.
+    pub const NO_GENERATION: u64 = u64::MAX;
+
     /// What an export that begins now belongs to.
     pub const fn generation(&self) -> u64 {
         self.generation
@@ -165,7 +168,7 @@ impl Domain {
 
     /// From now on an export that began before says nothing about a page's latest content.
     pub const fn begin_generation(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
+        self.generation = self.generation.wrapping_add(1) % Self::NO_GENERATION;
     }
 
     /// Opens a session under a fresh identifier. The caller has set the page key for it and emptied
@@ -226,8 +229,8 @@ impl Domain {
     /// its latest content.
     ///
     /// # Errors
-    /// [`Refusal::Incomplete`] if one was not exported, or while the domain may run; [`Refusal::Stale`] if one
-    /// was written since.
+    /// [`Refusal::Incomplete`] if one was not exported, while one is being exported, or while the domain may run;
+    /// [`Refusal::Stale`] if one was written since.
     pub fn export(
         &mut self,
         bound: u64,
@@ -238,7 +241,7 @@ impl Domain {
             return Err(Refusal::Stale);
         }
         match (&mut self.session, self.state) {
-            (Some(s), State::Suspended) if !s.stale && s.exported() == bound => {
+            (Some(s), State::Suspended) if !s.stale && self.in_flight == 0 && s.exported() == bound => {
                 let sequence = s.records;
                 s.records += 1;
                 Ok((s.id, sequence, s.digests))

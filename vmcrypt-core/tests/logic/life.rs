@@ -161,6 +161,17 @@ fn a_page_written_since_its_export_withholds_the_record() {
     }
 }
 
+/// The page may turn out to be other than what was exported before.
+#[test]
+fn a_page_in_flight_withholds_the_record() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    guest.export_all();
+    guest.begin();
+    assert_eq!(guest.export(PFNS), Err(Refusal::Incomplete));
+    guest.end_fresh(5, 9);
+    assert!(guest.export(PFNS).is_ok());
+}
+
 /// What an export read before a domain stopped may be old when it ends.
 #[test]
 fn every_step_of_a_life_begins_a_generation() {
@@ -421,7 +432,7 @@ proptest! {
                 Step::Export { wrong } => {
                     let pages = model.exported.len() as u64 + u64::from(wrong);
                     let allowed = guest.domain.state() == State::Suspended
-                        && model.session.is_some() && !model.stale && !wrong;
+                        && model.session.is_some() && !model.stale && !wrong && in_flight.is_empty();
                     let mut sum = Digests::default();
                     for (pfn, tag) in &model.exported {
                         sum.of(Guest::is_plain(*pfn)).add(tag);

@@ -85,7 +85,10 @@ fuzz_target!(|bytes: &[u8]| {
                     model.exported.len() as u64
                 };
                 let complete = pages == model.exported.len() as u64;
-                let allowed = domain.state() == State::Suspended && model.session.is_some() && !model.stale;
+                let allowed = domain.state() == State::Suspended
+                    && model.session.is_some()
+                    && !model.stale
+                    && in_flight.is_empty();
                 match domain.export(pages, exported, exported) {
                     Ok((id, _, digest)) => {
                         assert!(allowed && complete);

@@ -89,6 +89,11 @@
 #define VMC_RECORD_STATES 256
 
 /**
+ * A number that no generation has.
+ */
+#define Domain_NO_GENERATION UINT64_MAX
+
+/**
  * Life of a protected domain.
  */
 typedef enum VmcState {
@@ -635,15 +640,25 @@ void vmc_page_end(struct VmcDomain *domain,
                   const struct VmcTicket *ticket);
 
 /**
- * Ends an export without accounting anything.
+ * Ends an export without accounting anything: what was accounted before is not the page's latest content.
  *
  * # Safety
  * As for [`vmc_page_begin`].
  */
-void vmc_page_abandon(struct VmcDomain *domain);
+void vmc_page_abandon(struct VmcDomain *domain,
+                      const struct VmcTicket *ticket);
 
 /**
- * Takes note that page `pfn` was written, or may be without notice.
+ * The page of an export that was begun may be written without notice: what the export reads may be old when it ends.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`].
+ */
+void vmc_page_unnoticed(struct VmcDomain *domain,
+                        struct VmcTicket *ticket);
+
+/**
+ * Takes note that page `pfn` was written.
  *
  * # Safety
  * As for [`vmc_page_begin`].

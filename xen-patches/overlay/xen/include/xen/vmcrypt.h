@@ -40,6 +40,9 @@ bool vmcrypt_hides(struct domain *d);
 /* Policy for a domctl on @d: 0 or an error. */
 int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op);
 
+/* The domain may get that many pages.  Called with the domctl lock held. */
+int vmcrypt_max_pages(struct domain *d, uint64_t pages);
+
 /*
  * Registers.  The check gives 0 if the context may be loaded as it is, 1 if it
  * was dealt with; a NULL context stands for a reset.
@@ -61,6 +64,8 @@ static inline bool vmcrypt_denies(struct domain *d, const struct domain *by)
 { return false; }
 static inline bool vmcrypt_hides(struct domain *d) { return false; }
 static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
+{ return 0; }
+static inline int vmcrypt_max_pages(struct domain *d, uint64_t pages)
 { return 0; }
 static inline void vmcrypt_redact_context(struct vcpu *v,
                                           struct vcpu_guest_context *ctxt) {}

@@ -50,13 +50,16 @@ static bool normalise_table(const struct vmcrypt_domain *vm, intpte_t *entry,
             continue;
 
         /*
-         * The owner matters: dom0 chooses the M2P entries of its own frames,
-         * and could map one of them in place of a page of the same PFN.
+         * The M2P alone proves nothing: dom0 chooses the entries of its own
+         * frames, and in a domain that it builds those of Xen's shared ones.
+         * In a restore it must be the very page that was found at the PFN.
          */
-        if ( !mfn_valid(mfn) || page_get_owner(mfn_to_page(mfn)) != vm->d )
+        if ( !mfn_valid(mfn) || page_get_owner(mfn_to_page(mfn)) != vm->d ||
+             is_special_page(mfn_to_page(mfn)) )
             return false;
         pfn = get_gpfn_from_mfn(mfn_x(mfn));
-        if ( pfn >= vm->pfns )
+        if ( pfn >= vm->pfns ||
+             (vm->seal.mfn && !mfn_eq(vmcrypt_sealing_mfn(vm, pfn), mfn)) )
             return false;
         entry[i] = (entry[i] & ~frame) | pfn_to_paddr(pfn);
     }

@@ -152,8 +152,9 @@ bool vmcrypt_is_leaf(const void *page, unsigned long base)
 
 /*
  * In a restore the M2P alone proves nothing: dom0 filled the leaf, and another
- * domain's frame may have the same PFN.  Counts the entries that name the very
- * frame that was found at their PFN.
+ * domain's frame may have the same PFN.  Each entry must name the very frame
+ * that was found at its PFN, or none, as libxc writes it
+ * (xg_sr_restore_x86_pv.c, update_guest_p2m()).  Counts those that do.
  */
 static bool check_leaf(struct vmcrypt_domain *vm, const uint64_t *entry,
                        unsigned long base)
@@ -161,12 +162,15 @@ static bool check_leaf(struct vmcrypt_domain *vm, const uint64_t *entry,
     unsigned int i;
 
     for ( i = 0; vm->seal.mfn && i < PAGE_SIZE / sizeof(*entry); i++ )
-        if ( entry[i] < max_page )
-        {
-            if ( entry[i] != mfn_x(vmcrypt_sealing_mfn(vm, base + i)) )
-                return false;
-            vm->seal.found++;
-        }
+    {
+        mfn_t mfn = vmcrypt_sealing_mfn(vm, base + i);
+
+        /* INVALID_MFN is what libxc writes, too; nothing counts past the end. */
+        if ( entry[i] != mfn_x(mfn) &&
+             (entry[i] < max_page || base + i < vm->facts.p2m_end) )
+            return false;
+        vm->seal.found += mfn_valid(mfn);
+    }
 
     return true;
 }
@@ -178,12 +182,14 @@ static bool still_leaf(const struct vmcrypt_domain *vm, mfn_t mfn)
            vmcrypt_type_class(mfn_to_page(mfn)) < 0;
 }
 
-unsigned long vmcrypt_count_leaves(const struct vmcrypt_domain *vm)
+unsigned long vmcrypt_count_leaves(struct vmcrypt_domain *vm)
 {
     unsigned long i, count = 0;
 
+    spin_lock(&vm->p2m_lock);
     for ( i = 0; i < vm->leaves; i++ )
         count += still_leaf(vm, vm->leaf[i]);
+    spin_unlock(&vm->p2m_lock);
 
     return count;
 }
@@ -216,7 +222,8 @@ struct p2m_place vmcrypt_p2m_place(const struct domain *d)
     };
 }
 
-int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at)
+int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
+                     enum p2m_walker who)
 {
     const struct domain *d = vm->d;
     unsigned long end = DIV_ROUND_UP(at.end, 512UL);
@@ -230,6 +237,10 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at)
     if ( !spin_trylock(&vm->p2m_lock) )
         return -ERESTART;
 
+    /* What somebody else left half-way is begun anew. */
+    if ( vm->p2m_walker != who )
+        vm->p2m_cursor = 0;
+    vm->p2m_walker = who;
     if ( !vm->p2m_cursor )
         unmark_p2m(vm);
 

@@ -59,6 +59,14 @@ void vmcrypt_dirtied(struct domain *d, unsigned long pfn, bool marked)
     if ( !marked )
         vm->tracking = false;
 
+    /*
+     * Backends still finish what they do for a guest that has stopped.  libxc
+     * does not ask any more: whoever restores it gets the page as it was sent,
+     * here as on stock Xen.
+     */
+    if ( stopped(vm) )
+        return;
+
     spin_lock(&vm->lock);
     vmc_page_dirtied(vm->rust, pfn);
     spin_unlock(&vm->lock);

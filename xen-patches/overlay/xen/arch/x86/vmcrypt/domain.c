@@ -207,7 +207,7 @@ int vmcrypt_prepare_suspend(struct domain *d)
 
     if ( !vm->p2m_marked )
     {
-        rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(d));
+        rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(d), WALK_SUSPEND);
         if ( rc )
             return rc;
         vm->p2m_marked = true;
@@ -296,15 +296,35 @@ bool vmcrypt_denies(struct domain *d, const struct domain *by)
 }
 
 /* A sealed domain may get more pages than it had when it was sealed. */
-static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
+int vmcrypt_max_pages(struct domain *d, uint64_t pages)
 {
-    unsigned long i, old = vm->pfns, leaves = DIV_ROUND_UP(pfns, 512);
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    /* A limit beyond all of the machine's memory is none. */
+    unsigned long i, pfns = min_t(uint64_t, pages, max_page);
+    unsigned long old, leaves = DIV_ROUND_UP(pfns, 512);
     uint64_t *plain, *exported, *fresh;
     mfn_t *leaf;
     uint8_t *tags;
     bool exporting;
 
-    if ( !vmcrypt_sealed(vm) || pfns <= old )
+    if ( !vm )
+        return 0;
+
+    switch ( vmcrypt_state(vm) )
+    {
+    case VMC_STATE_BUILDING:
+        return 0;
+
+    case VMC_STATE_SEALING:
+    case VMC_STATE_REFUSED:
+        return vmcrypt_refuse(vm, VMC_REFUSAL_SEALING);
+
+    default:
+        break;
+    }
+
+    old = vm->pfns;
+    if ( pfns <= old )
         return 0;
 
     plain = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*plain));
@@ -356,15 +376,16 @@ int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 {
     struct vmcrypt_domain *vm;
 
-    /* Operations without a domain, or that make one. */
-    if ( !d || op->cmd == XEN_DOMCTL_createdomain || !(vm = vmcrypt_of(d)) )
+    /*
+     * Operations without a domain, or that make one; callers that Xen itself
+     * will turn away.
+     */
+    if ( !d || op->cmd == XEN_DOMCTL_createdomain || !(vm = vmcrypt_of(d)) ||
+         !is_control_domain(current->domain) )
         return 0;
 
     switch ( op->cmd )
     {
-    case XEN_DOMCTL_max_mem:
-        return grow(vm, op->u.max_mem.max_memkb >> (PAGE_SHIFT - 10));
-
     case XEN_DOMCTL_set_address_size:
         if ( op->u.address_size.size != 64 )
             return vmcrypt_refuse(vm, VMC_REFUSAL_GUEST32);

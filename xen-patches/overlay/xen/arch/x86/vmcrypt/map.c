@@ -170,7 +170,7 @@ static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
     if ( !vmcrypt_noticed(vm, mfn) )
     {
         spin_lock(&vm->lock);
-        vmc_page_dirtied(vm->rust, pfn);
+        vmc_page_unnoticed(vm->rust, ticket);
         spin_unlock(&vm->lock);
     }
 
@@ -207,7 +207,7 @@ static void bind(struct vmcrypt_domain *vm, unsigned long pfn,
     }
 
     spin_lock(&vm->lock);
-    vmc_page_abandon(vm->rust);
+    vmc_page_abandon(vm->rust, ticket);
     if ( bound )
         vmc_page_forget(vm->rust, pfn);
     spin_unlock(&vm->lock);
@@ -283,7 +283,7 @@ static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
         if ( mfn_eq(mfn, _mfn(virt_to_mfn(vm->d->shared_info))) &&
              vmcrypt_state(vm) == VMC_STATE_RUNNING )
         {
-            rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(vm->d));
+            rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(vm->d), WALK_MAP);
             if ( rc )
             {
                 count_map(mfn, -1);

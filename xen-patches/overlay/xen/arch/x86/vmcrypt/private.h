@@ -15,8 +15,12 @@ enum seal_step {
     SEAL_QUIESCE,  /* wait until no call that began before is under way */
     SEAL_SIZE,     /* find the largest PFN */
     SEAL_START,    /* get memory */
-    SEAL_PAGES,    /* walk the page list: PFNs, foreign maps, types */
-    SEAL_P2M,      /* walk the P2M table */
+    SEAL_PAGES,    /* walk the page list: PFNs, types */
+    SEAL_RINGS,    /* find the two pages that others may have mapped */
+    SEAL_GRANTS,   /* nobody has a grant table frame, or other grants */
+    SEAL_SETTLE,   /* wait until no grant that was there before is being mapped */
+    SEAL_MAPS,     /* nobody has any other page; from here on nothing changes */
+    SEAL_P2M,      /* look at start_info, walk the P2M table */
     SEAL_CLASSES,  /* compare page classes with the record */
     SEAL_BOUND,    /* digest tables and start_info, compare */
     SEAL_DECRYPT,  /* decrypt, and digest what comes out */
@@ -57,6 +61,7 @@ struct vmcrypt_domain {
     spinlock_t p2m_lock;
     mfn_t *leaf;
     unsigned long leaves, p2m_cursor;
+    unsigned int p2m_walker;
 
     /* Progress of the guest's suspend hypercall, and that it was made. */
     bool p2m_marked, suspends;
@@ -121,8 +126,10 @@ struct p2m_place {
     unsigned long va, end;  /* where, and the first PFN not covered */
 };
 struct p2m_place vmcrypt_p2m_place(const struct domain *d);
-int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at);
-unsigned long vmcrypt_count_leaves(const struct vmcrypt_domain *vm);
+enum p2m_walker { WALK_MAP, WALK_SUSPEND, WALK_SEAL };
+int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
+                     enum p2m_walker who);
+unsigned long vmcrypt_count_leaves(struct vmcrypt_domain *vm);
 /* True if the page was private before. */
 bool vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);

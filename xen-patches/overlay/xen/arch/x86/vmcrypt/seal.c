@@ -126,8 +126,9 @@ static int seal_start(struct vmcrypt_domain *vm)
     struct domain *d = vm->d;
     unsigned long pfns = vm->seal.highest + 1;
 
-    if ( d->max_pages != UINT_MAX )
-        pfns = max_t(unsigned long, pfns, d->max_pages);
+    /* A limit beyond all of the machine's memory is none. */
+    pfns = max_t(unsigned long, pfns, min_t(unsigned long, d->max_pages,
+                                            max_page));
     if ( restored(vm) )
         pfns = max_t(unsigned long, pfns, vm->facts.pfns);
 
@@ -211,102 +212,63 @@ static int seal_pages(struct vmcrypt_domain *vm)
  * start_info is where vCPU 0 is told to find it; the rings are where it says.
  * dom0 wrote all of that, so they must lie where the domain builder puts them:
  * between start_info and the initial page tables.  A guest never uses that part
- * for anything else (Linux: xen_reserve_special_pages()).
+ * for anything else (Linux: xen_reserve_special_pages()).  Those of a restored
+ * domain are where the record says.
  */
-static int find_rings(struct vmcrypt_domain *vm)
+static bool place_rings(struct vmcrypt_domain *vm)
 {
     struct domain *d = vm->d;
     struct vcpu *v = d->vcpu[0];
     mfn_t root = pagetable_get_mfn(v->arch.guest_table);
     const struct start_info *si;
     mfn_t info, console, store, tables;
-    bool ok;
-
-    info = restored(vm)
-           ? vmcrypt_sealing_mfn(vm, vm->facts.start_info)
-           : vmcrypt_walk(d, root, v->arch.user_regs.rsi & PAGE_MASK);
-    if ( !mfn_valid(info) || page_get_owner(mfn_to_page(info)) != d )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
-
-    si = map_domain_page(info);
-    store = _mfn(si->store_mfn);
-    console = _mfn(si->console.domU.mfn);
-    tables = vmcrypt_walk(d, root, si->pt_base);
-    /* As libxc leaves them (xg_sr_restore_x86_pv.c, process_start_info()). */
-    ok = si->nr_pages == vm->facts.p2m_end && !si->flags &&
-         si->shared_info == virt_to_maddr(d->shared_info);
-    unmap_domain_page(si);
+    unsigned long lo, hi;
 
     if ( restored(vm) )
-        ok = ok && mfn_eq(console, vmcrypt_sealing_mfn(vm, vm->facts.console)) &&
-             mfn_eq(store, vmcrypt_sealing_mfn(vm, vm->facts.store));
-    else
     {
-        unsigned long lo = pfn_of(info), hi;
+        vm->start_info = vmcrypt_sealing_mfn(vm, vm->facts.start_info);
+        vm->console = vmcrypt_sealing_mfn(vm, vm->facts.console);
+        vm->store = vmcrypt_sealing_mfn(vm, vm->facts.store);
 
-        ok = mfn_valid(tables);
-        hi = ok ? pfn_of(tables) : 0;
-        ok = ok && mfn_eq(vmcrypt_sealing_mfn(vm, lo), info) &&
-             mfn_valid(console) && mfn_valid(store) &&
-             lo < pfn_of(console) && pfn_of(console) < hi &&
-             lo < pfn_of(store) && pfn_of(store) < hi &&
-             mfn_eq(vmcrypt_sealing_mfn(vm, pfn_of(console)), console) &&
-             mfn_eq(vmcrypt_sealing_mfn(vm, pfn_of(store)), store);
+        return mfn_valid(vm->start_info) && mfn_valid(vm->console) &&
+               mfn_valid(vm->store);
     }
-    if ( !ok )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
+
+    info = vmcrypt_walk(d, root, v->arch.user_regs.rsi & PAGE_MASK);
+    if ( !mfn_valid(info) )
+        return false;
+    lo = pfn_of(info);
+
+    si = map_domain_page(info);
+    store = _mfn(ACCESS_ONCE(si->store_mfn));
+    console = _mfn(ACCESS_ONCE(si->console.domU.mfn));
+    tables = vmcrypt_walk(d, root, ACCESS_ONCE(si->pt_base));
+    unmap_domain_page(si);
+    if ( !mfn_valid(tables) || !mfn_valid(console) || !mfn_valid(store) )
+        return false;
+    hi = pfn_of(tables);
 
     vm->start_info = info;
     vm->console = console;
     vm->store = store;
-    vmcrypt_gain(vm, pfn_of(info), VMC_CLASS_START_INFO);
-    vmcrypt_gain(vm, pfn_of(console), VMC_CLASS_RING);
-    vmcrypt_gain(vm, pfn_of(store), VMC_CLASS_RING);
+
+    return mfn_eq(vmcrypt_sealing_mfn(vm, lo), info) &&
+           lo < pfn_of(console) && pfn_of(console) < hi &&
+           lo < pfn_of(store) && pfn_of(store) < hi &&
+           mfn_eq(vmcrypt_sealing_mfn(vm, pfn_of(console)), console) &&
+           mfn_eq(vmcrypt_sealing_mfn(vm, pfn_of(store)), store);
+}
+
+static int seal_rings(struct vmcrypt_domain *vm)
+{
+    if ( !place_rings(vm) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
+
+    vmcrypt_gain(vm, pfn_of(vm->start_info), VMC_CLASS_START_INFO);
+    vmcrypt_gain(vm, pfn_of(vm->console), VMC_CLASS_RING);
+    vmcrypt_gain(vm, pfn_of(vm->store), VMC_CLASS_RING);
 
     return 0;
-}
-
-static int seal_p2m(struct vmcrypt_domain *vm)
-{
-    int rc;
-
-    if ( !mfn_valid(vm->start_info) )
-    {
-        rc = find_rings(vm);
-        if ( rc )
-            return rc;
-    }
-
-    if ( !restored(vm) )
-        return 0;
-
-    /* What shared_info says is of the domain that was saved. */
-    rc = vmcrypt_mark_p2m(vm, (struct p2m_place){
-        .root = vmcrypt_sealing_mfn(vm, vm->facts.p2m_root),
-        .va = vm->facts.p2m_address,
-        .end = vm->facts.p2m_end,
-    });
-
-    /* Every page must be where the P2M says, and none be left out of it. */
-    if ( !rc && vm->seal.found != vm->seal.covered )
-        rc = vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
-
-    return rc;
-}
-
-/*
- * The tables of a vCPU that is offline, or an LDT, are loaded by nobody at
- * restore: let Xen see whether that is what the page still is.
- */
-static bool descriptors(struct vmcrypt_domain *vm, mfn_t mfn)
-{
-    struct page_info *page = mfn_to_page(mfn);
-
-    if ( !get_page_and_type(page, vm->d, PGT_seg_desc_page) )
-        return false;
-    put_page_and_type(page);
-
-    return true;
 }
 
 /*
@@ -342,48 +304,131 @@ static bool grants_clean(const struct vmcrypt_domain *vm)
     return clean;
 }
 
-/*
- * Only the rings may be mapped by somebody else from now on.  Of a restored
- * domain, exactly those pages are plain by what they are now that were plain
- * when it was saved.
- */
-static int seal_classes(struct vmcrypt_domain *vm)
+/* No entry of a TLB leads where no entry of a page table does any more. */
+static void flush_all_tlbs(void)
+{
+    flush_mask(&cpu_online_map,
+               FLUSH_TLB | FLUSH_TLB_GLOBAL | FLUSH_NO_ASSIST);
+}
+
+/* From here on nobody can write a grant, and none but the rings' is there. */
+static int seal_grants(struct vmcrypt_domain *vm)
 {
     const struct page_info *page;
 
-    if ( !vm->seal.cursor )
-    {
-        if ( restored(vm) && vm->facts.pages != domain_tot_pages(vm->d) )
-            return vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_DIFFER);
+    rspin_lock(&vm->d->page_alloc_lock);
+    page_list_for_each ( page, &vm->d->xenpage_list )
+        if ( vmcrypt_foreign_maps(page_to_mfn(page)) )
+            break;
+    rspin_unlock(&vm->d->page_alloc_lock);
+    if ( page )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 
-        rspin_lock(&vm->d->page_alloc_lock);
-        page_list_for_each ( page, &vm->d->xenpage_list )
-            if ( vmcrypt_foreign_maps(page_to_mfn(page)) )
-                break;
-        rspin_unlock(&vm->d->page_alloc_lock);
-        if ( page )
+    flush_all_tlbs();
+
+    return grants_clean(vm) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
+}
+
+/* From here on nobody can change any page, the rings excepted. */
+static int seal_maps(struct vmcrypt_domain *vm)
+{
+    while ( vm->seal.cursor < vm->pfns )
+    {
+        unsigned long pfn = vm->seal.cursor++;
+        mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
+
+        if ( mfn_valid(mfn) && vmcrypt_foreign_maps(mfn) &&
+             !mfn_eq(mfn, vm->console) && !mfn_eq(mfn, vm->store) )
             return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
+
+        if ( !(pfn % SLICE) && hypercall_preempt_check() )
+            return -ERESTART;
     }
 
-    for ( ; vm->seal.cursor < vm->pfns; vm->seal.cursor++ )
+    flush_all_tlbs();
+
+    return 0;
+}
+
+/* As libxc leaves it (xg_sr_restore_x86_pv.c, process_start_info()). */
+static bool start_info_restored(const struct vmcrypt_domain *vm)
+{
+    const struct start_info *si = map_domain_page(vm->start_info);
+    bool ok = si->nr_pages == vm->facts.p2m_end && !si->flags &&
+              si->shared_info == virt_to_maddr(vm->d->shared_info) &&
+              si->console.domU.mfn == mfn_x(vm->console) &&
+              si->store_mfn == mfn_x(vm->store);
+
+    unmap_domain_page(si);
+
+    return ok;
+}
+
+static int seal_p2m(struct vmcrypt_domain *vm)
+{
+    int rc;
+
+    if ( !restored(vm) )
+        return 0;
+
+    if ( !start_info_restored(vm) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
+
+    /* What shared_info says is of the domain that was saved. */
+    rc = vmcrypt_mark_p2m(vm, (struct p2m_place){
+        .root = vmcrypt_sealing_mfn(vm, vm->facts.p2m_root),
+        .va = vm->facts.p2m_address,
+        .end = vm->facts.p2m_end,
+    }, WALK_SEAL);
+
+    /* Every page must be where the P2M says, and none be left out of it. */
+    if ( !rc && vm->seal.found != vm->seal.covered )
+        rc = vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
+
+    return rc;
+}
+
+/*
+ * The tables of a vCPU that is offline, or an LDT, are loaded by nobody at
+ * restore: let Xen see whether that is what the page still is.
+ */
+static bool descriptors(struct vmcrypt_domain *vm, mfn_t mfn)
+{
+    struct page_info *page = mfn_to_page(mfn);
+
+    if ( !get_page_and_type(page, vm->d, PGT_seg_desc_page) )
+        return false;
+    put_page_and_type(page);
+
+    return true;
+}
+
+/*
+ * Of a restored domain, exactly those pages are plain by what they are now that
+ * were plain when it was saved.
+ */
+static int seal_classes(struct vmcrypt_domain *vm)
+{
+    if ( !restored(vm) )
+        return 0;
+
+    if ( vm->facts.pages != domain_tot_pages(vm->d) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_DIFFER);
+
+    while ( vm->seal.cursor < vm->pfns )
     {
-        unsigned long pfn = vm->seal.cursor;
+        unsigned long pfn = vm->seal.cursor++;
         mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
-        bool plain;
 
         if ( mfn_valid(mfn) )
         {
-            if ( vmcrypt_foreign_maps(mfn) &&
-                 !mfn_eq(mfn, vm->console) && !mfn_eq(mfn, vm->store) )
-                return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
+            bool plain;
 
             spin_lock(&vm->lock);
             plain = vmc_plain_has(vm->rust, pfn);
             spin_unlock(&vm->lock);
-            if ( restored(vm) && !plain && record_plain(vm, pfn) &&
-                 descriptors(vm, mfn) )
-                ;
-            else if ( restored(vm) && plain != record_plain(vm, pfn) )
+            if ( plain != record_plain(vm, pfn) &&
+                 (plain || !descriptors(vm, mfn)) )
             {
                 printk(XENLOG_WARNING "VMCrypt: %pd: PFN %#lx is %s, recorded as %s\n",
                        vm->d, pfn, plain ? "plain" : "private",
@@ -393,23 +438,11 @@ static int seal_classes(struct vmcrypt_domain *vm)
         }
 
         if ( !(pfn % SLICE) && hypercall_preempt_check() )
-        {
-            vm->seal.cursor++;
             return -ERESTART;
-        }
     }
 
-    if ( pages_changed(vm) )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
-
-    /*
-     * No entry of a page table leads to the domain any more; now none of a TLB
-     * does.  What is still to be found in its grant table was put there before.
-     */
-    flush_mask(&cpu_online_map,
-               FLUSH_TLB | FLUSH_TLB_GLOBAL | FLUSH_NO_ASSIST);
-
-    return grants_clean(vm) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
+    return pages_changed(vm) ? vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH)
+                             : 0;
 }
 
 /* Takes a page into the digest; a private one comes out decrypted. */
@@ -538,6 +571,14 @@ static int seal_step(struct vmcrypt_domain *vm)
         return seal_start(vm);
     case SEAL_PAGES:
         return seal_pages(vm);
+    case SEAL_RINGS:
+        return seal_rings(vm);
+    case SEAL_GRANTS:
+        return seal_grants(vm);
+    case SEAL_SETTLE:
+        return seal_quiesce(vm);
+    case SEAL_MAPS:
+        return seal_maps(vm);
     case SEAL_P2M:
         return seal_p2m(vm);
     case SEAL_CLASSES:
