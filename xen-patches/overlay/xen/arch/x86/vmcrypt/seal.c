@@ -556,7 +556,7 @@ static int seal_finish(struct vmcrypt_domain *vm)
             return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
     }
 
-    return vmcrypt_enter(vm, VMC_STATE_RUNNING) ? 0 : -EPERM;
+    return 0;
 }
 
 static int seal_step(struct vmcrypt_domain *vm)
@@ -598,6 +598,7 @@ static int seal_step(struct vmcrypt_domain *vm)
 int vmcrypt_first_unpause(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
+    enum VmcState next;
     int rc;
 
     if ( !vm )
@@ -634,18 +635,17 @@ int vmcrypt_first_unpause(struct domain *d)
         vm->seal.cursor = 0;
     } while ( vm->seal.step++ != SEAL_FINISH );
 
-    if ( rc )
-    {
-        bool final = vm->seal.step >= SEAL_DECRYPT;
-
-        vm->start_info = vm->console = vm->store = INVALID_MFN;
-        vmcrypt_enter(vm, final ? VMC_STATE_REFUSED : VMC_STATE_BUILDING);
-        if ( final )
-            vmcrypt_drop_record(vm);
-    }
-    else
+    /* A record that may still be good is kept for another try. */
+    if ( !rc || vm->seal.step >= SEAL_DECRYPT )
         vmcrypt_drop_record(vm);
+    if ( rc )
+        vm->start_info = vm->console = vm->store = INVALID_MFN;
+    next = !rc ? VMC_STATE_RUNNING
+               : vm->seal.step >= SEAL_DECRYPT ? VMC_STATE_REFUSED
+                                               : VMC_STATE_BUILDING;
+    /* Whoever maps a page of a running domain looks whether this is there. */
     vmcrypt_seal_free(vm);
+    vmcrypt_enter(vm, next);
 
     return rc;
 }
