@@ -56,7 +56,7 @@ pub fn run() -> Result<Tally> {
                 let tests: usize = line.strip_prefix("running ")?.split(' ').next()?.parse().ok()?;
                 Some(tests.saturating_sub(passed))
             });
-            println!("SKIP  Miri was stopped after {}", seconds(LIMIT));
+            step.done(format!("stopped after {}: the rest was not seen", seconds(LIMIT)));
             Ok(Tally {
                 passed,
                 failed: 0,
