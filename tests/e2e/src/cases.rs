@@ -52,8 +52,8 @@ const DEBUG_CANARY: Config = Config {
     ..Config::DEBUG
 };
 
-/// Cases that were written and not yet seen to pass: CI skips them and says so.
-pub const PENDING: &[&str] = &["image-types", "timing"];
+/// Measurements, which nobody passes or fails: CI leaves them out and says so.
+pub const MEASUREMENTS: &[&str] = &["timing"];
 
 /// Every case, in the order in which a reader should meet them.
 pub const ALL: &[Case] = &[
