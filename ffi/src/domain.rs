@@ -8,7 +8,6 @@ use vmcrypt_core::abi::DomainInfo;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::{Digests, Domain};
 use vmcrypt_core::keys::SessionKeys;
-use vmcrypt_core::sethash::SetHash;
 use vmcrypt_core::{PfnSet, Refusal, State};
 use zeroize::Zeroize;
 
@@ -29,42 +28,27 @@ pub struct VmcDomain {
 
 impl VmcDomain {
     pub(crate) fn plain(&self) -> PfnSet<'_> {
-        PfnSet::new(self.words(self.plain))
+        set(self.plain, self.pfns)
     }
 
     pub(crate) fn exported(&self) -> PfnSet<'_> {
-        PfnSet::new(self.words(self.exported))
+        set(self.exported, self.pfns)
     }
 
     /// Pages whose latest content was exported, if they were exported at all.
     pub(crate) fn fresh(&self) -> PfnSet<'_> {
-        PfnSet::new(self.words(self.fresh))
+        set(self.fresh, self.pfns)
     }
 
     pub(crate) const fn pfns(&self) -> u64 {
         self.pfns
     }
 
-    fn words(&self, words: *const AtomicU64) -> &[AtomicU64] {
-        if words.is_null() {
-            return &[];
-        }
-        // SAFETY: `vmc_domain_attach` was given that many words, which live as long as the domain.
-        unsafe { slice::from_raw_parts(words, PfnSet::words_for(self.pfns) as usize) }
-    }
-
     /// The parts that accounting needs, borrowed apart.
     pub(crate) fn accounts(&mut self) -> Accounts<'_> {
-        let words = |words: *const AtomicU64| -> &[AtomicU64] {
-            if words.is_null() {
-                return &[];
-            }
-            // SAFETY: as in `words()`.
-            unsafe { slice::from_raw_parts(words, PfnSet::words_for(self.pfns) as usize) }
-        };
         Accounts {
-            exported: PfnSet::new(words(self.exported)),
-            fresh: PfnSet::new(words(self.fresh)),
+            exported: set(self.exported, self.pfns),
+            fresh: set(self.fresh, self.pfns),
             tags: if self.tags.is_null() {
                 &mut []
             } else {
@@ -75,6 +59,16 @@ impl VmcDomain {
             control: &mut self.control,
         }
     }
+}
+
+/// One of a domain's sets; its lifetime is that of the borrow of the domain at each call.
+fn set<'a>(words: *const AtomicU64, pfns: u64) -> PfnSet<'a> {
+    PfnSet::new(if words.is_null() {
+        &[]
+    } else {
+        // SAFETY: `vmc_domain_attach` was given that many words, which live as long as the domain.
+        unsafe { slice::from_raw_parts(words, PfnSet::words_for(pfns) as usize) }
+    })
 }
 
 /// What is kept of the pages exported in a session.
@@ -113,10 +107,7 @@ pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
             VmcDomain {
                 control: Domain::new(),
                 keys: SessionKeys::empty(),
-                restored: Digests {
-                    private: SetHash::EMPTY,
-                    plain: SetHash::EMPTY,
-                },
+                restored: Digests::EMPTY,
                 plain: ptr::null(),
                 exported: ptr::null(),
                 fresh: ptr::null(),
@@ -136,7 +127,7 @@ pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     domain.keys.zeroize();
-    domain.restored = Digests::default();
+    domain.restored = Digests::EMPTY;
 }
 
 /// Gives the domain the memory that grows with its size: three sets of `pfns` bits each, rounded up to

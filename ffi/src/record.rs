@@ -213,7 +213,7 @@ pub unsafe extern "C" fn vmc_record_begin(
             slice::from_raw_parts(words.cast(), count),
         )
     };
-    domain.restored = Digests::default();
+    domain.restored = Digests::EMPTY;
     verdict(Facts::read(buffer).and_then(|facts| facts.read_plain(buffer, PfnSet::new(words))))
 }
 

@@ -47,6 +47,13 @@ pub struct Digests {
 }
 
 impl Digests {
+    /// The digests of no page.
+    /// cbindgen:ignore
+    pub const EMPTY: Self = Self {
+        private: SetHash::EMPTY,
+        plain: SetHash::EMPTY,
+    };
+
     /// The digest that a page goes into.
     pub const fn of(&mut self, plain: bool) -> &mut SetHash {
         if plain { &mut self.plain } else { &mut self.private }
@@ -178,10 +185,7 @@ impl Domain {
             id,
             records: 0,
             encrypted: 0,
-            digests: Digests {
-                private: SetHash::EMPTY,
-                plain: SetHash::EMPTY,
-            },
+            digests: Digests::EMPTY,
             stale: false,
         });
     }

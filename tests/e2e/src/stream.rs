@@ -117,8 +117,7 @@ impl Stream {
             let mut at = record.body.start + 8 + 8 * count;
             for i in 0..count {
                 let place = record.body.start + 8 + 8 * i;
-                let entry =
-                    u64::from(word(&self.bytes, place)?) | u64::from(word(&self.bytes, place + 4)?) << 32;
+                let entry = long(&self.bytes, place)?;
                 let class = (entry >> 60) as u8;
                 if class >= 13 {
                     continue;
@@ -147,13 +146,9 @@ impl Stream {
             .of_kind(kind::VCPU_BASIC)
             .find(|record| word(&self.bytes, record.body.start).ok() == Some(id))
             .with_context(|| format!("no registers of vCPU {id} in the image"))?;
-        let long = |offset| -> Result<u64> {
-            let at = record.body.start + offset;
-            Ok(u64::from(word(&self.bytes, at)?) | u64::from(word(&self.bytes, at + 4)?) << 32)
-        };
         Ok(VcpuFrames {
-            start_info: long(RDX)?,
-            gdt_frame: long(GDT_FRAMES)?,
+            start_info: long(&self.bytes, record.body.start + RDX)?,
+            gdt_frame: long(&self.bytes, record.body.start + GDT_FRAMES)?,
         })
     }
 
@@ -219,6 +214,10 @@ pub fn equal_pages(a: &Stream, b: &Stream) -> Result<(usize, usize)> {
         equal += usize::from(a.content(*other) == b.content(page));
     }
     Ok((equal, both))
+}
+
+fn long(bytes: &[u8], at: usize) -> Result<u64> {
+    Ok(u64::from(word(bytes, at)?) | u64::from(word(bytes, at + 4)?) << 32)
 }
 
 fn word(bytes: &[u8], at: usize) -> Result<u32> {

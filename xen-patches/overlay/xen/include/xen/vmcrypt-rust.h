@@ -606,8 +606,8 @@ Verdict vmc_map_judge(struct VmcDomain *domain,
                       uint32_t *view);
 
 /**
- * Begins the export of page `pfn`, before its content is read, opening a session if need be. `idle` says that the domain
- * may run and has nothing mapped. True through `again`: come back later, nothing was begun.
+ * Begins the export of page `pfn`, before its content is read, opening a session if need be. `idle` says that
+ * the domain may run and has nothing mapped. True through `again`: come back later, nothing was begun.
  *
  * # Safety
  * `domain` went through `vmc_domain_init`, the caller holds its lock, the other pointers are valid.
@@ -619,8 +619,8 @@ Verdict vmc_page_begin(struct VmcDomain *domain,
                        bool *again);
 
 /**
- * Encrypts `page` in place; `kind` is 0 for a private page, another number for each kind of plain page. The domain's lock is not held; a ticket is, and the vector registers if
- * the backend uses them.
+ * Encrypts `page` in place; `kind` is 0 for a private page, another number for each kind of plain page. The
+ * domain's lock is not held; a ticket is, and the vector registers if the backend uses them.
  *
  * # Safety
  * `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`.

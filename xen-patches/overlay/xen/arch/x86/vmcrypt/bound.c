@@ -78,7 +78,7 @@ bool vmcrypt_normalise(const struct vmcrypt_domain *vm, void *page,
         return normalise_table(vm, page, kind);
 
     case KIND_START_INFO:
-        /* What libxc writes into it; find_rings() looks at it by itself. */
+        /* What libxc writes into it; start_info_restored() looks. */
         si->nr_pages = si->shared_info = si->store_mfn = 0;
         si->flags = si->store_evtchn = 0;
         memset(&si->console, 0, sizeof(si->console));
