@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 use crate::{Verdict, imports, verdict};
 
 /// Version of the structures that the hypercall fills.
-pub const VMC_INTERFACE_VERSION: u32 = 1;
+pub const VMC_INTERFACE_VERSION: u32 = 2;
 /// Sub-operation: fill a host information structure.
 pub const VMC_OP_HOST_INFO: u32 = 0;
 /// Sub-operation: fill a domain information structure.
@@ -19,7 +19,7 @@ pub const VMC_OP_DOMAIN_INFO: u32 = 1;
 /// Slots in the counts of plain pages.
 pub const PLAIN_CLASSES: usize = 8;
 /// Slots in the counts of refusals.
-pub const REFUSALS: usize = 32;
+pub const REFUSALS: usize = 48;
 
 // The generator of the C header sees constants of this crate alone.
 const _: () = assert!(

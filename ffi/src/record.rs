@@ -13,7 +13,7 @@ use crate::domain::{VmcDomain, locked};
 use crate::{Verdict, host, verdict};
 
 /// Offset of the states in a record.
-pub const VMC_RECORD_STATES: usize = 256;
+pub const VMC_RECORD_STATES: usize = 320;
 const _: () = assert!(VMC_RECORD_STATES == STATES && STATES == HEADER + FACTS);
 
 /// What a record says about its domain.
@@ -40,6 +40,8 @@ pub struct VmcFacts {
     pub p2m_address: u64,
     /// The P2M covers PFNs below this number.
     pub p2m_end: u64,
+    /// Launch measurement.
+    pub measurement: [u8; 32],
     /// Number of states.
     pub states: u32,
     /// Bytes of one state.
@@ -108,6 +110,7 @@ fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<u
         p2m_address: facts.p2m_address,
         p2m_end: facts.p2m_end,
         digests,
+        measurement: facts.measurement,
         states: facts.states,
         state_size: facts.state_size,
     };
@@ -187,6 +190,7 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
         p2m_root: facts.p2m_root.0,
         p2m_address: facts.p2m_address,
         p2m_end: facts.p2m_end,
+        measurement: facts.measurement,
         states: facts.states,
         state_size: facts.state_size,
         session: header.session,

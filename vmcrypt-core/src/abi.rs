@@ -7,7 +7,7 @@
 use static_assertions::const_assert_eq;
 
 /// Version of every structure in this module.
-pub const INTERFACE_VERSION: u32 = 1;
+pub const INTERFACE_VERSION: u32 = 2;
 
 /// Hypercall number (`__HYPERVISOR_arch_2` of Xen's `public/xen.h`).
 pub const HYPERCALL: u32 = 50;
@@ -19,7 +19,7 @@ pub const OP_DOMAIN_INFO: u32 = 1;
 /// Number of slots in [`DomainInfo::plain`], indexed by [`crate::PlainClass`].
 pub const PLAIN_CLASSES: usize = 8;
 /// Number of slots in [`DomainInfo::refusals`], indexed by [`crate::Refusal`].
-pub const REFUSALS: usize = 32;
+pub const REFUSALS: usize = 48;
 
 /// What VMCrypt does on this host.
 #[repr(C)]
@@ -35,6 +35,8 @@ pub struct HostInfo {
     pub domains: u32,
     /// Identifier of the host key (not secret): equal on two hosts only if images move between them.
     pub key_id: [u8; 16],
+    /// X25519 public key of this boot, to which owners seal their keys.
+    pub public_key: [u8; 32],
     /// Replica frames owned by the pool, in use or not.
     pub pool_frames: u64,
     /// Replica frames free now.
@@ -47,7 +49,7 @@ pub struct HostInfo {
 
 /// What VMCrypt knows about one domain.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DomainInfo {
     /// IN: the domain asked about.
     pub domid: u16,
@@ -73,10 +75,36 @@ pub struct DomainInfo {
     pub exported: u64,
     /// Refused operations by [`crate::Refusal`].
     pub refusals: [u64; REFUSALS],
+    /// SHA-256 of what dom0 loaded before the domain first ran, zero before that.
+    pub measurement: [u8; 32],
+    /// Identifier of the owner's key, zero if the domain's keys follow from the host key.
+    pub owner: [u8; 16],
 }
 
-const_assert_eq!(size_of::<HostInfo>(), 64);
+// Not derived: the standard library knows the default of arrays of up to 32 elements.
+impl Default for DomainInfo {
+    fn default() -> Self {
+        Self {
+            domid: 0,
+            pad: 0,
+            state: 0,
+            uuid: [0; 16],
+            session: [0; 16],
+            last_refusal: 0,
+            pad2: 0,
+            pages: 0,
+            plain: [0; PLAIN_CLASSES],
+            replicas: 0,
+            exported: 0,
+            refusals: [0; REFUSALS],
+            measurement: [0; 32],
+            owner: [0; 16],
+        }
+    }
+}
+
+const_assert_eq!(size_of::<HostInfo>(), 96);
 const_assert_eq!(
     size_of::<DomainInfo>(),
-    48 + 8 + 8 * PLAIN_CLASSES + 16 + 8 * REFUSALS
+    48 + 8 + 8 * PLAIN_CLASSES + 16 + 8 * REFUSALS + 48
 );

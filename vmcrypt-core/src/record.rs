@@ -24,7 +24,7 @@ pub const VERSION: u32 = 1;
 /// Bytes of the clear header.
 pub const HEADER: usize = 64;
 /// Bytes of the encoded [`Facts`], zero to the end: the states are aligned to 64.
-pub const FACTS: usize = 192;
+pub const FACTS: usize = 256;
 /// Offset of the states.
 pub const STATES: usize = HEADER + FACTS;
 /// Bytes of the authentication tag.
@@ -66,6 +66,8 @@ pub struct Facts {
     pub p2m_end: u64,
     /// Digests of the pages.
     pub digests: Digests,
+    /// Launch measurement of the domain, zero if it has none.
+    pub measurement: [u8; 32],
     /// Number of states.
     pub states: u32,
     /// Bytes of one state.
@@ -139,6 +141,7 @@ impl Facts {
         w.u64(self.p2m_end)?;
         w.bytes(&self.digests.private.to_bytes())?;
         w.bytes(&self.digests.plain.to_bytes())?;
+        w.bytes(&self.measurement)?;
         w.u32(self.states)?;
         w.u32(self.state_size)?;
         let start = self.set_start()?;
@@ -171,6 +174,7 @@ impl Facts {
                     private: SetHash::from_bytes(&r.array()?),
                     plain: SetHash::from_bytes(&r.array()?),
                 },
+                measurement: r.array()?,
                 states: r.u32()?,
                 state_size: r.u32()?,
             };

@@ -53,6 +53,18 @@ pub enum Refusal {
     TablesDiffer = 22,
     /// A page was written after its last export.
     Stale = 23,
+    /// The session was restored before, or its domain went on without it.
+    Spent = 24,
+    /// The domain's session was restored: it lives on there.
+    Restored = 25,
+    /// The CPU policy is not that of the domain when it was saved.
+    CpuPolicy = 26,
+    /// The domain has fewer pages than it had.
+    PagesMissing = 27,
+    /// The domain has a page that it did not have.
+    PagesUnknown = 28,
+    /// Two pages stand at one PFN.
+    PagesDuplicate = 29,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -60,7 +72,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 24] = [
+const ENTRIES: [Entry; 30] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -205,6 +217,42 @@ const ENTRIES: [Entry; 24] = [
         "stale",
         "a page was written after its last export, or may have been; save again",
     ),
+    Entry(
+        Refusal::Spent,
+        Errno::EEXIST,
+        "spent",
+        "the image was restored before, or the domain ran on after it was saved; use the latest image, once",
+    ),
+    Entry(
+        Refusal::Restored,
+        Errno::EEXIST,
+        "restored",
+        "the domain was restored from its image and lives on there; destroy this one",
+    ),
+    Entry(
+        Refusal::CpuPolicy,
+        Errno::EPERM,
+        "cpu-policy",
+        "CPUID or MSR policy differs from what the domain was saved with; restore on the same CPU model, Xen and settings",
+    ),
+    Entry(
+        Refusal::PagesMissing,
+        Errno::EPERM,
+        "pages-missing",
+        "domain has fewer pages than when it was saved; the image lacks some",
+    ),
+    Entry(
+        Refusal::PagesUnknown,
+        Errno::EPERM,
+        "pages-unknown",
+        "domain has a page at a PFN where it had none; the image was changed",
+    ),
+    Entry(
+        Refusal::PagesDuplicate,
+        Errno::EPERM,
+        "pages-duplicate",
+        "two pages of the domain stand at one PFN",
+    ),
 ];
 
 impl Refusal {
@@ -250,6 +298,8 @@ pub enum Errno {
     ENOMEM = 12,
     /// In use.
     EBUSY = 16,
+    /// It happened already.
+    EEXIST = 17,
     /// Invalid argument.
     EINVAL = 22,
     /// Value of another size than expected.

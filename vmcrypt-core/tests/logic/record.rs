@@ -36,6 +36,7 @@ fn facts(pfns: u64, states: u32, state_size: u32) -> Facts {
         p2m_address: 0xffff_c900_0000_0000,
         p2m_end: pfns,
         digests,
+        measurement: [0xa5; 32],
         states,
         state_size,
     }
@@ -226,8 +227,8 @@ fn parts_that_do_not_fit_are_refused() {
     let good = record(&facts(100, 2, 64), &[5].into(), 0);
     // The last two fields of the facts.
     let (states, size) = (
-        HEADER + 16 + 8 * 8 + 2 * SetHash::SIZE,
-        HEADER + 16 + 8 * 8 + 2 * SetHash::SIZE + 4,
+        HEADER + 16 + 8 * 8 + 2 * SetHash::SIZE + 32,
+        HEADER + 16 + 8 * 8 + 2 * SetHash::SIZE + 36,
     );
     assert!(size + 4 <= HEADER + FACTS);
     assert_eq!(good[states..size + 4], [2, 0, 0, 0, 64, 0, 0, 0]);

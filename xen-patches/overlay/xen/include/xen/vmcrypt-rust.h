@@ -16,7 +16,7 @@
 /**
  * Version of the structures that the hypercall fills.
  */
-#define VMC_INTERFACE_VERSION 1
+#define VMC_INTERFACE_VERSION 2
 
 /**
  * Sub-operation: fill a host information structure.
@@ -36,7 +36,7 @@
 /**
  * Slots in the counts of refusals.
  */
-#define REFUSALS 32
+#define REFUSALS 48
 
 /**
  * Portable page cipher.
@@ -86,7 +86,7 @@
 /**
  * Offset of the states in a record.
  */
-#define VMC_RECORD_STATES 256
+#define VMC_RECORD_STATES 320
 
 /**
  * A number that no generation has.
@@ -258,6 +258,30 @@ typedef enum VmcRefusal {
    * A page was written after its last export.
    */
   VMC_REFUSAL_STALE = 23,
+  /**
+   * The session was restored before, or its domain went on without it.
+   */
+  VMC_REFUSAL_SPENT = 24,
+  /**
+   * The domain's session was restored: it lives on there.
+   */
+  VMC_REFUSAL_RESTORED = 25,
+  /**
+   * The CPU policy is not that of the domain when it was saved.
+   */
+  VMC_REFUSAL_CPU_POLICY = 26,
+  /**
+   * The domain has fewer pages than it had.
+   */
+  VMC_REFUSAL_PAGES_MISSING = 27,
+  /**
+   * The domain has a page that it did not have.
+   */
+  VMC_REFUSAL_PAGES_UNKNOWN = 28,
+  /**
+   * Two pages stand at one PFN.
+   */
+  VMC_REFUSAL_PAGES_DUPLICATE = 29,
 } VmcRefusal;
 
 /**
@@ -311,6 +335,14 @@ typedef struct VmcDomainInfo {
    * Refused operations by [`crate::Refusal`].
    */
   uint64_t refusals[REFUSALS];
+  /**
+   * SHA-256 of what dom0 loaded before the domain first ran, zero before that.
+   */
+  uint8_t measurement[32];
+  /**
+   * Identifier of the owner's key, zero if the domain's keys follow from the host key.
+   */
+  uint8_t owner[16];
 } VmcDomainInfo;
 
 /**
@@ -342,6 +374,10 @@ typedef struct VmcHostInfo {
    * Identifier of the host key (not secret): equal on two hosts only if images move between them.
    */
   uint8_t key_id[16];
+  /**
+   * X25519 public key of this boot, to which owners seal their keys.
+   */
+  uint8_t public_key[32];
   /**
    * Replica frames owned by the pool, in use or not.
    */
@@ -461,6 +497,10 @@ typedef struct VmcFacts {
    * The P2M covers PFNs below this number.
    */
   uint64_t p2m_end;
+  /**
+   * Launch measurement.
+   */
+  uint8_t measurement[32];
   /**
    * Number of states.
    */

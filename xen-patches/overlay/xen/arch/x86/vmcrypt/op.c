@@ -46,6 +46,7 @@ static long domain_info(XEN_GUEST_HANDLE_PARAM(void) arg)
         spin_unlock(&vm->lock);
         info.replicas = atomic_read(&vm->replicas);
         info.plain[VMC_CLASS_SHARED_INFO] = 1;
+        memcpy(info.measurement, vm->measurement, sizeof(info.measurement));
         if ( d->is_dying )
             info.state = VMC_STATE_DYING;
     }

@@ -67,6 +67,9 @@ struct vmcrypt_domain {
     bool p2m_marked, suspends;
     unsigned int refresh_cursor;
 
+    /* SHA-256 of what dom0 loaded before the domain first ran. */
+    uint8_t measurement[32];
+
     /* The record that dom0 brought, opened, and what it says. */
     void *record;
     size_t record_size;
@@ -170,6 +173,8 @@ void vmcrypt_seal_free(struct vmcrypt_domain *vm);
 mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 
 /* record.c */
+/* Whether dom0 gave a restored domain the CPU policy that it had. */
+bool vmcrypt_policy_kept(const struct vmcrypt_domain *vm);
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);
 int vmcrypt_load_state(struct vmcrypt_domain *vm);
 

@@ -7,6 +7,7 @@
 #include <xen/vmap.h>
 #include <asm/i387.h>
 #include <asm/xstate.h>
+#include <asm/cpu-policy.h>
 #include <asm/p2m.h>
 
 #include "private.h"
@@ -15,6 +16,7 @@
 struct domain_state {
     struct arch_shared_info arch;
     struct vcpu_info vcpu_info[XEN_LEGACY_MAX_VCPUS];
+    struct cpu_policy policy;
 };
 
 /*
@@ -154,6 +156,7 @@ static void save_domain(const struct domain *d, struct domain_state *s)
 
     s->arch = shared->arch;
     memcpy(s->vcpu_info, shared->vcpu_info, sizeof(s->vcpu_info));
+    s->policy = *d->arch.cpu_policy;
 }
 
 static void save_vcpu(struct vcpu *v, struct vcpu_state *s)
@@ -205,6 +208,7 @@ static int export(struct vmcrypt_domain *vm,
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
 
     memcpy(facts.uuid, d->handle, sizeof(facts.uuid));
+    memcpy(facts.measurement, vm->measurement, sizeof(facts.measurement));
     facts.p2m_root = mfn_valid(p2m.root) ? get_gpfn_from_mfn(mfn_x(p2m.root))
                                          : ~0UL;
     facts.p2m_address = p2m.va;
@@ -416,6 +420,13 @@ static void load_domain(struct domain *d, const struct domain_state *s)
     }
 }
 
+bool vmcrypt_policy_kept(const struct vmcrypt_domain *vm)
+{
+    const struct domain_state *s = vm->record + VMC_RECORD_STATES;
+
+    return !memcmp(&s->policy, vm->d->arch.cpu_policy, sizeof(s->policy));
+}
+
 int vmcrypt_load_state(struct vmcrypt_domain *vm)
 {
     struct domain *d = vm->d;
@@ -427,6 +438,7 @@ int vmcrypt_load_state(struct vmcrypt_domain *vm)
     if ( 1 + initialised != vm->facts.states )
         return -EPERM;
 
+    memcpy(vm->measurement, vm->facts.measurement, sizeof(vm->measurement));
     load_domain(d, vm->record + VMC_RECORD_STATES);
     for ( i = 1; i < vm->facts.states; i++ )
     {

@@ -151,6 +151,9 @@ static int seal_start(struct vmcrypt_domain *vm)
         spin_unlock(&vm->lock);
         if ( verdict )
             return vmcrypt_refuse(vm, verdict - 1);
+
+        if ( !vmcrypt_policy_kept(vm) )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_CPU_POLICY);
     }
 
     return 0;
@@ -173,7 +176,13 @@ static int seal_pages(struct vmcrypt_domain *vm)
     int rc = 0;
 
     if ( !vm->seal.cursor )
+    {
         vm->seal.total = domain_tot_pages(d);
+        if ( restored(vm) && vm->seal.total < vm->facts.pages )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_MISSING);
+        if ( restored(vm) && vm->seal.total > vm->facts.pages )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_UNKNOWN);
+    }
 
     rspin_lock(&d->page_alloc_lock);
     while ( (page = next_page(vm)) != NULL )
@@ -181,12 +190,12 @@ static int seal_pages(struct vmcrypt_domain *vm)
         unsigned long pfn = pfn_of(page_to_mfn(page));
         int class;
 
-        if ( pfn >= vm->pfns || vm->seal.mfn[pfn] ||
-             mfn_x(page_to_mfn(page)) >= ~0U )
-        {
-            rc = vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
+        if ( pfn >= vm->pfns || mfn_x(page_to_mfn(page)) >= ~0U )
+            rc = vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_UNKNOWN);
+        else if ( vm->seal.mfn[pfn] )
+            rc = vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_DUPLICATE);
+        if ( rc )
             break;
-        }
         vm->seal.mfn[pfn] = mfn_x(page_to_mfn(page)) + 1;
         vm->seal.covered += pfn < ROUNDUP(vm->facts.p2m_end, 512);
 
@@ -411,9 +420,6 @@ static int seal_classes(struct vmcrypt_domain *vm)
 {
     if ( !restored(vm) )
         return 0;
-
-    if ( vm->facts.pages != domain_tot_pages(vm->d) )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_PAGES_DIFFER);
 
     while ( vm->seal.cursor < vm->pfns )
     {
