@@ -69,7 +69,7 @@ mod calls {
         page::vmc_page_dirtied(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_forget(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_restore(domain: *mut VmcDomain, session: *const SessionId, pfn: u64, kind: u64, page: *mut Page);
-        record::vmc_record_seal(domain: *mut VmcDomain, facts: *const VmcFacts, buffer: *mut u8, capacity: usize, size: *mut usize) -> u32;
+        record::vmc_record_seal(domain: *mut VmcDomain, facts: *mut VmcFacts, buffer: *mut u8, capacity: usize, size: *mut usize) -> u32;
         record::vmc_record_open(domain: *mut VmcDomain, uuid: *const [u8; 16], buffer: *mut u8, len: usize, facts: *mut VmcFacts) -> u32;
         record::vmc_record_verify(domain: *mut VmcDomain, buffer: *const u8, len: usize) -> u32;
     }
@@ -404,7 +404,7 @@ impl Guest {
 
     /// `vmc_record_seal()` of a guest that has `pages` pages; gives the record's size.
     pub fn seal(&self, pages: u64, buffer: &mut [u8]) -> Result<usize> {
-        let facts = VmcFacts {
+        let mut facts = VmcFacts {
             pages,
             pfns: self.pfns,
             states: STATE_COUNT,
@@ -414,7 +414,7 @@ impl Guest {
         let (start, len, mut size) = (buffer.as_mut_ptr(), buffer.len(), 0);
         // SAFETY: the lock is held, the pointers are valid.
         let verdict =
-            self.locked(|rust| unsafe { calls::vmc_record_seal(rust, &facts, start, len, &mut size) });
+            self.locked(|rust| unsafe { calls::vmc_record_seal(rust, &mut facts, start, len, &mut size) });
         ensure!(verdict == 0, "the record was not sealed: verdict {verdict}");
         Ok(size)
     }

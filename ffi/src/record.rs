@@ -71,14 +71,14 @@ pub unsafe extern "C" fn vmc_record_is(bytes: *const u8, len: usize) -> bool {
 }
 
 /// Seals the record in `buffer`, where the states stand already, and gives its size through
-/// `size`.
+/// `size`, its session through `facts`.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_record_seal(
     domain: *mut VmcDomain,
-    facts: *const VmcFacts,
+    facts: *mut VmcFacts,
     buffer: *mut u8,
     capacity: usize,
     size: *mut usize,
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn vmc_record_seal(
     let (domain, facts, buffer, size) = unsafe {
         (
             locked(domain),
-            &*facts,
+            &mut *facts,
             slice::from_raw_parts_mut(buffer, capacity),
             &mut *size,
         )
@@ -95,10 +95,11 @@ pub unsafe extern "C" fn vmc_record_seal(
     verdict(seal(domain, facts, buffer).map(|len| *size = len))
 }
 
-fn seal(domain: &mut VmcDomain, facts: &VmcFacts, buffer: &mut [u8]) -> Result<usize, Refusal> {
+fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Result<usize, Refusal> {
     let own = domain.accounts();
     let bound = facts.pages.saturating_sub(facts.unbound);
     let (session, sequence, digests) = own.control.export(bound, own.exported, own.fresh)?;
+    facts.session = session;
     let facts = Facts {
         uuid: facts.uuid,
         pages: facts.pages,

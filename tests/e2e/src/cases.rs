@@ -6,6 +6,7 @@ pub mod canary;
 pub mod consoles;
 pub mod cycle;
 pub mod freed;
+pub mod fresh;
 pub mod migrate;
 pub mod oracle;
 pub mod refuse;
@@ -106,6 +107,11 @@ pub const ALL: &[Case] = &[
         "canary-ring-place",
         "stock Xen: a new guest starts with a free page as its ring",
         In(Config::STOCK, canary::ring_place),
+    ),
+    case(
+        "canary-rollback",
+        "stock Xen: a guest is turned back to an old image, and restored twice from one",
+        In(Config::STOCK, fresh::canary),
     ),
     case(
         "canary-consoles",
@@ -256,6 +262,16 @@ pub const ALL: &[Case] = &[
         "replicas",
         "the frames that dom0 is shown cannot be mapped as anybody's",
         In(Config::VMCRYPT, attack::replicas),
+    ),
+    case(
+        "rollback",
+        "an image is restored once, and not at all once its guest went on",
+        In(Config::VMCRYPT, fresh::rollback),
+    ),
+    case(
+        "fork",
+        "a guest goes on in one place: where it was, or where it was restored",
+        In(Config::VMCRYPT, fresh::fork),
     ),
     case(
         "stale-export",

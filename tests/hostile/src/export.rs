@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use vmcrypt_tools::hypercall::Privcmd;
+use vmcrypt_tools::hypercall::{Error, Privcmd};
 use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, domctl};
 
 /// Maps every page of a running guest, lets it write for a while, empties the log of what it wrote without looking, has
@@ -42,6 +42,12 @@ fn log_dirty(xen: &Privcmd, domain: DomId, op: u32, pages: u64) -> Result<()> {
     Ok(())
 }
 
+/// As libxl ends a save that failed.
+pub fn resume(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
+    let call = domctl(xen, RESUME, domain)?;
+    xen.call("resume", HYPERVISOR_DOMCTL, &[call.address()]).map(drop)
+}
+
 /// As `xl save` does it.
 fn suspend(xen: &Privcmd, domain: DomId) -> Result<()> {
     let node = format!("/local/domain/{}/control/shutdown", domain.0);
@@ -61,5 +67,6 @@ fn suspend(xen: &Privcmd, domain: DomId) -> Result<()> {
 
 // `xen/include/public/domctl.h` of Xen 4.20.
 const SHADOW_OP: u32 = 10;
+const RESUME: u32 = 27;
 const ENABLE_LOGDIRTY: u32 = 2;
 const CLEAN: u32 = 11;

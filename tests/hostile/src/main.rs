@@ -63,6 +63,8 @@ enum Attack {
     ForgeRing { domid: u16, ring: building::Ring },
     /// Save a guest that writes, and leave out what it wrote last
     StaleExport { domid: u16, seconds: u64 },
+    /// Let a suspended guest go on
+    Resume { domid: u16 },
     /// Hold maps of a guest and look for the frames behind them under every owner's name
     SeekReplicas { domid: u16 },
     /// Make calls that no toolstack makes on a running guest, all if none is named; the last ones end a guest
@@ -105,6 +107,7 @@ fn main() -> Result<()> {
         Attack::StaleExport { domid, seconds } => {
             export::stale(&xen, DomId(domid), Duration::from_secs(seconds))?
         }
+        Attack::Resume { domid } => errno(export::resume(&xen, DomId(domid)))?,
         Attack::SeekReplicas { domid } => replicas::seek(&xen, DomId(domid))?,
         Attack::Forbidden {
             domid: Some(domid),

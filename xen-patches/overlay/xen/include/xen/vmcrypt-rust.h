@@ -790,13 +790,13 @@ bool vmc_record_is(const uint8_t *bytes, size_t len);
 
 /**
  * Seals the record in `buffer`, where the states stand already, and gives its size through
- * `size`.
+ * `size`, its session through `facts`.
  *
  * # Safety
  * As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
  */
 Verdict vmc_record_seal(struct VmcDomain *domain,
-                        const struct VmcFacts *facts,
+                        struct VmcFacts *facts,
                         uint8_t *buffer,
                         size_t capacity,
                         size_t *size);

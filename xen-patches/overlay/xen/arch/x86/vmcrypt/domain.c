@@ -94,6 +94,7 @@ void vmcrypt_domain_destroy(struct domain *d)
     d->arch.vmcrypt = NULL;
     vmcrypt_nr_domains--;
     vmcrypt_seal_free(vm);
+    vmcrypt_ledger_settle(vm, false);
     vmcrypt_drop_record(vm);
     vmc_domain_wipe(vm->rust);
     vmcrypt_detach(vm);
@@ -411,6 +412,8 @@ int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
     case XEN_DOMCTL_gdbsx_unpausevcpu:
     case XEN_DOMCTL_gdbsx_domstatus:
     case XEN_DOMCTL_set_cpu_policy:
+    case XEN_DOMCTL_soft_reset:
+    case XEN_DOMCTL_soft_reset_cont:
         if ( vmcrypt_sealed(vm) )
             return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
         break;

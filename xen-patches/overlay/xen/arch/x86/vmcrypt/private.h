@@ -23,6 +23,7 @@ enum seal_step {
     SEAL_P2M,      /* look at start_info, walk the P2M table */
     SEAL_CLASSES,  /* compare page classes with the record */
     SEAL_BOUND,    /* digest tables and start_info, compare */
+    SEAL_TAKE,     /* from here on nobody else can restore the session */
     SEAL_DECRYPT,  /* decrypt, and digest what comes out */
     SEAL_FINISH,   /* compare the digest, load the registers */
 };
@@ -66,6 +67,11 @@ struct vmcrypt_domain {
     /* Progress of the guest's suspend hypercall, and that it was made. */
     bool p2m_marked, suspends;
     unsigned int refresh_cursor;
+
+    /* Under the ledger's lock: the session under which the domain, which is
+     * suspended, was saved; and whether it is restoring one that it took. */
+    SessionId saved_as;
+    bool saved, takes;
 
     /* SHA-256 of what dom0 loaded before the domain first ran. */
     uint8_t measurement[32];
@@ -166,6 +172,15 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
 /* dirty.c */
 /* Whether the guest cannot write to a frame, or not without vmcrypt_dirtied(). */
 bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn);
+
+/* ledger.c */
+/* The domain was saved under a session; earlier ones of this suspend are void. */
+int vmcrypt_ledger_saved(struct vmcrypt_domain *vm, const SessionId id);
+/* Whether a session may be restored now. */
+bool vmcrypt_ledger_has(const SessionId id);
+/* Takes the session that the domain's record belongs to; gives it back or ends it. */
+int vmcrypt_ledger_take(struct vmcrypt_domain *vm);
+void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored);
 
 /* seal.c */
 void vmcrypt_seal_free(struct vmcrypt_domain *vm);

@@ -225,6 +225,8 @@ static int export(struct vmcrypt_domain *vm,
 
     if ( verdict )
         rc = vmcrypt_refuse(vm, verdict - 1);
+    else if ( (rc = vmcrypt_ledger_saved(vm, facts.session)) != 0 )
+        ; /* restored already: no second record of what lives on elsewhere */
     else if ( copy_to_guest(evc->buffer, buffer, len) )
         rc = -EFAULT;
     else
@@ -321,6 +323,11 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     vm->record_size = evc->size;
     if ( verdict )
         vmcrypt_drop_record(vm);
+    else if ( !vmcrypt_ledger_has(vm->facts.session) )
+    {
+        vmcrypt_drop_record(vm);
+        verdict = VMC_REFUSAL_SPENT + 1;
+    }
     else if ( !vm->facts.states || vm->facts.state_size != state_size() )
     {
         vmcrypt_drop_record(vm);

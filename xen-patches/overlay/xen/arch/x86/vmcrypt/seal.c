@@ -591,6 +591,8 @@ static int seal_step(struct vmcrypt_domain *vm)
         return seal_classes(vm);
     case SEAL_BOUND:
         return seal_bound(vm);
+    case SEAL_TAKE:
+        return restored(vm) ? vmcrypt_ledger_take(vm) : 0;
     case SEAL_DECRYPT:
         return each_page(vm, false, decrypt);
     case SEAL_FINISH:
@@ -641,6 +643,7 @@ int vmcrypt_first_unpause(struct domain *d)
         vm->seal.cursor = 0;
     } while ( vm->seal.step++ != SEAL_FINISH );
 
+    vmcrypt_ledger_settle(vm, !rc);
     /* A record that may still be good is kept for another try. */
     if ( !rc || vm->seal.step >= SEAL_DECRYPT )
         vmcrypt_drop_record(vm);
