@@ -26,6 +26,8 @@ enum seal_step {
     SEAL_TAKE,     /* from here on nobody else can restore the session */
     SEAL_DECRYPT,  /* decrypt, and digest what comes out */
     SEAL_FINISH,   /* compare the digest, load the registers */
+    SEAL_DONE,
+    SEAL_SCRUB,    /* instead of the last two, if the domain is refused there */
 };
 
 /* What a page is to the record; page tables by level. */
@@ -84,6 +86,8 @@ struct vmcrypt_domain {
     /* Progress of the first unpause. */
     struct {
         enum seal_step step;
+        int error;                     /* why SEAL_SCRUB was entered */
+        s_time_t began, decrypting;    /* when, and how long */
         unsigned long cursor, highest;
         unsigned long total;           /* pages of the domain */
         unsigned long covered, found;  /* pages below the P2M's end, in it */

@@ -200,6 +200,7 @@ static int export(struct vmcrypt_domain *vm,
     };
     struct p2m_place p2m = vmcrypt_p2m_place(d);
     void *buffer = vzalloc(capacity);
+    s_time_t began = NOW();
     uint32_t verdict;
     size_t len = 0;
     int rc = 0;
@@ -230,7 +231,11 @@ static int export(struct vmcrypt_domain *vm,
     else if ( copy_to_guest(evc->buffer, buffer, len) )
         rc = -EFAULT;
     else
+    {
         evc->size = len;
+        printk("VMCrypt: %pd: record of %zu bytes sealed in %"PRI_stime" us\n", d,
+               len, (NOW() - began) / 1000);
+    }
 
     memset(buffer, 0, capacity);
     vfree(buffer);

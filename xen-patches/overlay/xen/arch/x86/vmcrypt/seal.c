@@ -504,6 +504,21 @@ static int decrypt(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
     return 0;
 }
 
+/* What was decrypted of a domain that is refused is not left there. */
+static int scrub(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
+{
+    struct page_info *page = mfn_to_page(mfn);
+
+    /* Any other page was not decrypted, either. */
+    if ( get_page_and_type(page, vm->d, PGT_writable_page) )
+    {
+        clear_domain_page(mfn);
+        put_page_and_type(page);
+    }
+
+    return 0;
+}
+
 /* Does something with each page of a restored domain, plain or private. */
 static int each_page(struct vmcrypt_domain *vm, bool plain,
                      int (*act)(struct vmcrypt_domain *vm, unsigned long pfn,
@@ -597,6 +612,10 @@ static int seal_step(struct vmcrypt_domain *vm)
         return each_page(vm, false, decrypt);
     case SEAL_FINISH:
         return seal_finish(vm);
+    case SEAL_SCRUB:
+        return each_page(vm, false, scrub) ?: vm->seal.error;
+    case SEAL_DONE:
+        break;
     }
 
     ASSERT_UNREACHABLE();
@@ -622,6 +641,7 @@ int vmcrypt_first_unpause(struct domain *d)
             return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
         if ( !vmcrypt_enter(vm, VMC_STATE_SEALING) )
             return -EPERM;
+        vm->seal.began = NOW();
         break;
 
     case VMC_STATE_SEALING:
@@ -638,12 +658,23 @@ int vmcrypt_first_unpause(struct domain *d)
         rc = seal_step(vm);
         if ( rc == -ERESTART )
             return rc;
-        if ( rc )
+        if ( rc && (vm->seal.step < SEAL_DECRYPT ||
+                    vm->seal.step == SEAL_SCRUB) )
             break;
+        vm->seal.error = rc;
         vm->seal.cursor = 0;
-    } while ( vm->seal.step++ != SEAL_FINISH );
+        vm->seal.step = rc ? SEAL_SCRUB : vm->seal.step + 1;
+        if ( vm->seal.step == SEAL_DECRYPT )
+            vm->seal.decrypting = -NOW();
+        else if ( vm->seal.step == SEAL_FINISH )
+            vm->seal.decrypting += NOW();
+    } while ( vm->seal.step != SEAL_DONE );
 
     vmcrypt_ledger_settle(vm, !rc);
+    if ( !rc && restored(vm) )
+        printk("VMCrypt: %pd: restored in %"PRI_stime" us, of which %"PRI_stime" us to decrypt and digest %"PRIu64" pages\n",
+               d, (NOW() - vm->seal.began) / 1000, vm->seal.decrypting / 1000,
+               vm->facts.pages);
     /* A record that may still be good is kept for another try. */
     if ( !rc || vm->seal.step >= SEAL_DECRYPT )
         vmcrypt_drop_record(vm);
