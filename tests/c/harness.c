@@ -102,8 +102,7 @@ static bool export_page(struct guest *g, unsigned int pfn, Page *out)
         return false;
     memcpy(out, &g->pages[pfn], PAGE_BYTES);
     vmc_page_encrypt(g->domain, &ticket, kind_of(pfn), out);
-    vmc_page_end(g->domain, &ticket);
-    return true;
+    return vmc_page_end(g->domain, &ticket) == 0;
 }
 
 /* What dom0 carries away. */

@@ -53,6 +53,10 @@ pub enum Refusal {
     TablesDiffer = 22,
     /// A page was written after its last export.
     Stale = 23,
+    /// The domain is being destroyed and has no keys any more.
+    Dying = 24,
+    /// Keys were wiped because the machine goes down.
+    GoingDown = 25,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -60,7 +64,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 24] = [
+const ENTRIES: [Entry; 26] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -204,6 +208,18 @@ const ENTRIES: [Entry; 24] = [
         Errno::EAGAIN,
         "stale",
         "a page was written after its last export, or may have been; save again",
+    ),
+    Entry(
+        Refusal::Dying,
+        Errno::EINVAL,
+        "dying",
+        "domain was destroyed and its keys are gone; nothing more of it can be mapped",
+    ),
+    Entry(
+        Refusal::GoingDown,
+        Errno::EOPNOTSUPP,
+        "going-down",
+        "the machine was told to go down and Xen wiped its keys; reboot it",
     ),
 ];
 
