@@ -118,16 +118,35 @@ pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
     );
 }
 
-/// Wipes every key of the domain. The memory may be freed afterwards.
+/// The domain is being destroyed: nothing of it is exported any more. False as long as pages are in flight: come
+/// again. Then its keys can be wiped, and its tags, which it no longer uses.
 ///
 /// # Safety
-/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); nothing is in flight and nothing follows.
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_kill(domain: *mut VmcDomain) -> bool {
+    // SAFETY: by the caller's promise.
+    let domain = unsafe { locked(domain) };
+    domain.control.enter(State::Dying);
+    let quiet = domain.control.is_quiet();
+    if quiet {
+        domain.tags = ptr::null_mut();
+    }
+    quiet
+}
+
+/// Wipes every key of the domain, and the digests of what was exported or restored.
+///
+/// # Safety
+/// `domain` went through [`vmc_domain_init`]. The lock need not be held if nothing follows, or if the host's key was
+/// wiped before: then whoever still uses these keys throws away what comes out.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     domain.keys.zeroize();
     domain.restored = Digests::EMPTY;
+    domain.control.wipe_session();
 }
 
 /// Gives the domain the memory that grows with its size: three sets of `pfns` bits each, rounded up to
@@ -174,7 +193,12 @@ pub unsafe extern "C" fn vmc_domain_state(domain: *mut VmcDomain) -> u32 {
 pub unsafe extern "C" fn vmc_domain_enter(domain: *mut VmcDomain, state: u32) -> bool {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
-    State::from_number(state).is_some_and(|next| domain.control.enter(next))
+    let entered = State::from_number(state).is_some_and(|next| domain.control.enter(next));
+    // A session that is over needs no keys. Before the domain is sealed they may be those of a record.
+    if entered && domain.control.state() == State::Running && domain.control.is_quiet() {
+        domain.keys.zeroize();
+    }
+    entered
 }
 
 /// Whether pages were exported that may still become part of a record; ends the session if the domain is `idle`.

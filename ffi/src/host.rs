@@ -1,14 +1,14 @@
 //! What belongs to the machine: the host key and the choice of cipher backend.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use vmcrypt_core::Refusal;
 use vmcrypt_core::abi::{self, HostInfo};
 use vmcrypt_core::keys::HostKey;
 use zeroize::Zeroize;
 
-use crate::{Verdict, imports, verdict};
+use crate::{Verdict, imports, stack, verdict};
 
 /// Version of the structures that the hypercall fills.
 pub const VMC_INTERFACE_VERSION: u32 = 2;
@@ -37,10 +37,11 @@ pub const VMC_BACKEND_AESNI: u32 = 1;
 
 struct HostCell(UnsafeCell<HostKey>);
 
-// SAFETY: written by `vmc_host_init` before any second CPU or domain can ask, and by `vmc_host_wipe` when no
-// domain will run again.
+// SAFETY: written by `vmc_host_init` before any second CPU or domain can ask, and by `vmc_host_wipe`, which
+// first sees to it that nothing made with what others read in that moment counts.
 unsafe impl Sync for HostCell {}
 
+static WIPED: AtomicBool = AtomicBool::new(false);
 static KEY: HostCell = HostCell(UnsafeCell::new(HostKey::empty()));
 static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
 
@@ -51,23 +52,35 @@ static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_host_init(backend: u32) -> Verdict {
     BACKEND.store(backend, Ordering::Relaxed);
+    WIPED.store(false, Ordering::Relaxed);
     // SAFETY: nobody else holds the key yet, by the caller's promise.
     let key = unsafe { &mut *KEY.0.get() };
-    verdict(if key.draw(imports::random) {
-        Ok(())
-    } else {
-        Err(Refusal::NoEntropy)
-    })
+    let drawn = stack::wiped(|| key.draw(imports::random));
+    verdict(drawn.then_some(()).ok_or(Refusal::NoEntropy))
 }
 
-/// Wipes the host key.
+/// Wipes the host key; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work, and may
+/// stop anywhere: what they make of a key that is wiped under them is refused by [`intact`].
 ///
 /// # Safety
-/// Called when the machine goes down and no domain runs.
+/// Called when the machine goes down.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_host_wipe() {
-    // SAFETY: nobody reads the key any more, by the caller's promise.
+    WIPED.store(true, Ordering::Relaxed);
+    // Whoever reads a byte of what follows also reads the flag.
+    fence(Ordering::SeqCst);
+    // SAFETY: whoever still reads the key asks `intact()` before the result is used.
     unsafe { &mut *KEY.0.get() }.zeroize();
+}
+
+/// Whether no key was wiped up to now: asked after keys were used and before anybody sees what came out.
+pub(crate) fn intact() -> Result<(), Refusal> {
+    fence(Ordering::SeqCst);
+    if WIPED.load(Ordering::Relaxed) {
+        Err(Refusal::GoingDown)
+    } else {
+        Ok(())
+    }
 }
 
 /// Fills what the Rust part knows into `info`; the replica pool is Xen's to add.
@@ -84,7 +97,7 @@ pub unsafe extern "C" fn vmc_host_describe(info: *mut HostInfo) {
         backend: backend(),
         ..HostInfo::default()
     };
-    info.key_id = key().key_id().0;
+    info.key_id = stack::wiped(|| key().key_id().0);
 }
 
 pub(crate) fn key() -> &'static HostKey {

@@ -18,6 +18,7 @@ pub mod imports;
 pub mod page;
 pub mod plain;
 pub mod record;
+mod stack;
 
 use vmcrypt_core::Refusal;
 

@@ -7,7 +7,7 @@ use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
 use vmcrypt_core::{Pfn, PlainClass, Refusal};
 
 use crate::domain::{VmcDomain, locked};
-use crate::{Verdict, host, imports, verdict};
+use crate::{Verdict, host, imports, stack, verdict};
 
 /// One encryption under way.
 #[repr(C)]
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn vmc_page_begin(
             return verdict(Err(Refusal::NoEntropy));
         };
         let id = SessionId((u128::from(low) << 64 | u128::from(high)).to_le_bytes());
-        domain.keys.derive(host::key(), &id);
+        stack::wiped(|| domain.keys.derive(host::key(), &id));
         domain.exported().clear();
         domain.control.open_session(id);
         enter = domain.control.begin_page(false);
@@ -115,6 +115,7 @@ pub unsafe extern "C" fn vmc_page_begin(
             };
         }
         Enter::Open | Enter::Again => *again = true,
+        Enter::Never => return verdict(Err(Refusal::Dying)),
     }
     0
 }
@@ -138,14 +139,16 @@ pub unsafe extern "C" fn vmc_page_encrypt(
         ticket.tweak.kind = PageKind(kind);
         ticket.tag = encrypt(key, &ticket.tweak, page);
     }
+    stack::wipe_below();
 }
 
-/// Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile.
+/// Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile. After a
+/// refusal nobody may see what was encrypted.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt`] and is not used again.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) {
+pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) -> Verdict {
     // SAFETY: by the caller's promise.
     let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
     if ticket.generation != domain.control.generation() {
@@ -154,11 +157,13 @@ pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const Vmc
     let plain = ticket.tweak.kind != PageKind::PRIVATE;
     if domain.plain().contains(ticket.tweak.pfn) != plain {
         domain.fresh().remove(ticket.tweak.pfn);
-        return domain.control.abandon_page();
+        domain.control.abandon_page();
+    } else {
+        let own = domain.accounts();
+        own.control
+            .end_page(ticket.tweak.pfn, plain, ticket.tag, own.exported, own.tags);
     }
-    let own = domain.accounts();
-    own.control
-        .end_page(ticket.tweak.pfn, plain, ticket.tag, own.exported, own.tags);
+    verdict(host::intact())
 }
 
 /// Ends an export without accounting anything: what was accounted before is not the page's latest content.
@@ -253,37 +258,42 @@ pub unsafe extern "C" fn vmc_page_restore(
             decrypt(key, &tweak, page)
         }
     };
+    stack::wipe_below();
     domain.restored.of(plain).add(&tag);
 }
 
+/// Not inlined: the caller wipes what is left below its own frame.
+///
 /// # Safety
 /// `page` is valid and nobody else reaches it; the vector registers are held if the backend uses them.
+#[inline(never)]
 unsafe fn encrypt(key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
     let mut tag = PageTag::default();
     // SAFETY: by the caller's promise.
     unsafe {
         if host::backend() == host::VMC_BACKEND_AESNI {
             simd::vmc_simd_page_encrypt(key, tweak, page, &mut tag);
-            tag
         } else {
-            cipher::encrypt_page(&Portable, key, tweak, &mut *page)
+            tag = cipher::encrypt_page(&Portable, key, tweak, &mut *page);
         }
     }
+    tag
 }
 
 /// # Safety
 /// As for [`encrypt`].
+#[inline(never)]
 unsafe fn decrypt(key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
     let mut tag = PageTag::default();
     // SAFETY: by the caller's promise.
     unsafe {
         if host::backend() == host::VMC_BACKEND_AESNI {
             simd::vmc_simd_page_decrypt(key, tweak, page, &mut tag);
-            tag
         } else {
-            cipher::decrypt_page(&Portable, key, tweak, &mut *page)
+            tag = cipher::decrypt_page(&Portable, key, tweak, &mut *page);
         }
     }
+    tag
 }
 
 // The header's generator reads that comment; these functions are not C's to call.

@@ -10,7 +10,7 @@ use vmcrypt_core::{Pfn, PfnSet, Refusal};
 use zeroize::Zeroize;
 
 use crate::domain::{VmcDomain, locked};
-use crate::{Verdict, host, verdict};
+use crate::{Verdict, host, stack, verdict};
 
 /// Offset of the states in a record.
 pub const VMC_RECORD_STATES: usize = 320;
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn vmc_record_seal(
             &mut *size,
         )
     };
-    verdict(seal(domain, facts, buffer).map(|len| *size = len))
+    verdict(stack::wiped(|| seal(domain, facts, buffer)).map(|len| *size = len))
 }
 
 fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Result<usize, Refusal> {
@@ -132,6 +132,7 @@ fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Resu
     sealer.begin(domain.keys.record(), sequence, clear);
     sealer.update(body);
     *tag = sealer.finish().0;
+    host::intact()?;
     Ok(total)
 }
 
@@ -158,7 +159,7 @@ pub unsafe extern "C" fn vmc_record_open(
             &mut *facts,
         )
     };
-    verdict(open(domain, uuid, buffer).map(|facts| *out = facts))
+    verdict(stack::wiped(|| open(domain, uuid, buffer)).map(|facts| *out = facts))
 }
 
 fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<VmcFacts, Refusal> {
@@ -176,6 +177,7 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
         .verify(&SealTag(*tag))
         .and_then(|()| opener.open(body))
         .map_err(|_| Refusal::RecordChanged)?;
+    host::intact()?;
     let facts = Facts::read(buffer)?;
     if facts.uuid != *uuid {
         return Err(Refusal::RecordDomain);

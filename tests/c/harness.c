@@ -81,6 +81,32 @@ static void destroy(struct guest *g)
     free(g->pages);
 }
 
+/* A domain's death, with a page in flight. */
+static void wiped(struct guest *g)
+{
+    static const uint8_t nothing[16];
+    struct VmcTicket ticket;
+    bool again = false;
+    size_t size = vmc_domain_size();
+
+    CHECK("a page in flight", vmc_page_begin(g->domain, 4, false, &ticket, &again) == 0 && !again);
+    CHECK("keys stay while it is", !vmc_domain_kill(g->domain));
+    CHECK("but nothing else begins", vmc_page_begin(g->domain, 5, false, &ticket, &again) != 0);
+    vmc_page_abandon(g->domain, &ticket);
+    CHECK("the domain is at rest", vmc_domain_kill(g->domain) && vmc_domain_kill(g->domain));
+    memset(g->tags, 0x77, 16);
+    vmc_domain_wipe(g->domain);
+    CHECK("its tags are the caller's again", g->tags[0] == 0x77);
+    CHECK("it never runs", !vmc_domain_enter(g->domain, RUNNING));
+    /* Keys and their schedules are by far the most of it. */
+    for ( size_t at = 0, zeros = 0; at + 16 <= size; at += 16 )
+    {
+        zeros += !memcmp((uint8_t *)g->domain + at, nothing, 16);
+        if ( at + 32 > size )
+            CHECK("keys are gone", zeros * 16 >= 1248);
+    }
+}
+
 static bool is_plain(unsigned int pfn)
 {
     return pfn == 5 || pfn == 64;
@@ -102,8 +128,7 @@ static bool export_page(struct guest *g, unsigned int pfn, Page *out)
         return false;
     memcpy(out, &g->pages[pfn], PAGE_BYTES);
     vmc_page_encrypt(g->domain, &ticket, kind_of(pfn), out);
-    vmc_page_end(g->domain, &ticket);
-    return true;
+    return vmc_page_end(g->domain, &ticket) == 0;
 }
 
 /* What dom0 carries away. */
@@ -311,11 +336,17 @@ static void cycle(uint32_t backend)
 
     CHECK("the host draws another key", vmc_host_init(backend) == 0);
     CHECK("another boot's image", restore(&image, uuid, image.size, -1, NULL) != 0);
-    CHECK("dying", vmc_domain_enter(g.domain, DYING) && !vmc_domain_enter(g.domain, RUNNING));
+    CHECK("a page in flight when the host goes down",
+          vmc_page_begin(g.domain, 6, false, &ticket, &(bool){ 0 }) == 0);
+    vmc_host_wipe();
+    vmc_page_encrypt(g.domain, &ticket, 0, &again);
+    CHECK("what a wiped key made is not shown", vmc_page_end(g.domain, &ticket) != 0);
+    CHECK("nor is a record opened", restore(&image, uuid, image.size, -1, NULL) != 0);
+    CHECK("the host draws a third key", vmc_host_init(backend) == 0);
+    wiped(&g);
     destroy(&g);
     free(image.pages);
     free(image.record);
-    vmc_host_wipe();
 }
 
 static void texts(void)

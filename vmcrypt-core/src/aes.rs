@@ -73,6 +73,11 @@ impl AesKey {
         &self.rounds
     }
 
+    /// The same, bit-sliced, as they are kept for [`encrypt4`](Self::encrypt4).
+    pub const fn sliced_keys(&self) -> &[[u64; 2]; ROUND_KEYS] {
+        &self.sliced
+    }
+
     /// Encrypts four blocks in place.
     pub fn encrypt4(&self, blocks: &mut [Block; 4]) {
         let [first, middle @ .., last] = &self.sliced;

@@ -69,6 +69,8 @@ pub enum Enter {
     Open,
     /// Another CPU still encrypts under the old session: come again.
     Again,
+    /// The domain is dying: it has no keys any more and gets none.
+    Never,
 }
 
 /// Protection state of a domain.
@@ -124,7 +126,7 @@ impl Domain {
         if legal {
             self.state = next;
             self.begin_generation();
-            if matches!(next, State::Running | State::Refused) {
+            if matches!(next, State::Running | State::Refused | State::Dying) {
                 self.retire_session();
             }
         }
@@ -153,6 +155,9 @@ impl Domain {
     /// [`SESSION_PAGES`], or when `idle` (the domain may run and dom0 has nothing of it mapped), so
     /// that an aborted migration leaves none open for ever.
     pub fn begin_page(&mut self, idle: bool) -> Enter {
+        if matches!(self.state, State::Dying) {
+            return Enter::Never;
+        }
         let ends = |s: &Session| s.stale || idle || s.encrypted >= SESSION_PAGES;
         match &mut self.session {
             Some(session) if !ends(session) => {
@@ -288,6 +293,19 @@ impl Domain {
     const fn retire_session(&mut self) {
         if let Some(session) = &mut self.session {
             session.stale = true;
+        }
+    }
+
+    /// Whether keys may be wiped: no session is open, nothing is being encrypted.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight == 0 && self.session.as_ref().is_none_or(|session| session.stale)
+    }
+
+    /// Ends the session and wipes the digests of what was exported in it.
+    pub const fn wipe_session(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.stale = true;
+            session.digests = Digests::EMPTY;
         }
     }
 }

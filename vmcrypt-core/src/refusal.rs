@@ -65,6 +65,10 @@ pub enum Refusal {
     PagesUnknown = 28,
     /// Two pages stand at one PFN.
     PagesDuplicate = 29,
+    /// The domain is being destroyed and has no keys any more.
+    Dying = 30,
+    /// Keys were wiped because the machine goes down.
+    GoingDown = 31,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -72,7 +76,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 30] = [
+const ENTRIES: [Entry; 32] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -252,6 +256,18 @@ const ENTRIES: [Entry; 30] = [
         Errno::EPERM,
         "pages-duplicate",
         "two pages of the domain stand at one PFN",
+    ),
+    Entry(
+        Refusal::Dying,
+        Errno::EINVAL,
+        "dying",
+        "domain was destroyed and its keys are gone; nothing more of it can be mapped",
+    ),
+    Entry(
+        Refusal::GoingDown,
+        Errno::EOPNOTSUPP,
+        "going-down",
+        "the machine was told to go down and Xen wiped its keys; reboot it",
     ),
 ];
 

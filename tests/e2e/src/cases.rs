@@ -11,9 +11,10 @@ pub mod migrate;
 pub mod oracle;
 pub mod refuse;
 pub mod timing;
+pub mod wipe;
 
 use crate::case::Body::{Free, In};
-use crate::case::Hypervisor::{Stock, VmCrypt};
+use crate::case::Hypervisor::{Debug, Stock, VmCrypt};
 use crate::case::{Case, Config};
 use vmcrypt_testbed::Store;
 
@@ -284,6 +285,11 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, attack::map_while_destroyed),
     ),
     case(
+        "wipe-destroyed",
+        "the keys of a destroyed guest are nowhere in the machine's memory, even while dom0 holds maps of it",
+        In(Config::VMCRYPT, wipe::destroyed),
+    ),
+    case(
         "migrate-idle",
         "live migration of an idle guest, wire recorded",
         In(Config::TWO_CPUS, migrate::idle),
@@ -327,6 +333,41 @@ pub const ALL: &[Case] = &[
         "oracle",
         "debug build: at every suspend the noted pages are those that a fresh look finds; no assertion fails",
         In(Config::DEBUG, oracle::agrees),
+    ),
+    case(
+        "canary-wipe",
+        "debug build: told to wipe nothing, Xen leaves every key in memory when dom0 reboots",
+        Free(&[Debug], wipe::canary),
+    ),
+    case(
+        "wipe-reboot",
+        "after dom0's reboot no key is in the machine's memory",
+        Free(&[VmCrypt], wipe::reboot),
+    ),
+    case(
+        "wipe-power-off",
+        "nor when it powers off",
+        Free(&[VmCrypt], wipe::power_off),
+    ),
+    case(
+        "wipe-crash-halts",
+        "nor when dom0's kernel panics and Xen halts",
+        Free(&[VmCrypt], wipe::crash_halts),
+    ),
+    case(
+        "wipe-crash-reboots",
+        "nor when dom0's kernel panics and Xen reboots",
+        Free(&[VmCrypt], wipe::crash_reboots),
+    ),
+    case(
+        "wipe-panic-halts",
+        "nor when Xen panics under load and halts",
+        Free(&[VmCrypt], wipe::panic_halts),
+    ),
+    case(
+        "wipe-panic-reboots",
+        "nor when Xen panics under load and reboots",
+        Free(&[VmCrypt], wipe::panic_reboots),
     ),
     case("off", "vmcrypt=off behaves as stock", In(OFF, canary::off)),
     case(

@@ -8,6 +8,7 @@ pub mod case;
 pub mod cases;
 pub mod dom0;
 pub mod guest;
+pub mod ram;
 mod runner;
 pub mod stream;
 

@@ -79,6 +79,9 @@ pub struct Machine {
 /// From power-on to the agent's first answer. Thirty seconds is usual, several times that on a loaded machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
+/// What Xen does after its last words takes a moment.
+const HALTING: Duration = Duration::from_secs(5);
+
 /// The transfer disk as dom0 sees it, and its size: sparse, so that it costs what goes over it.
 const TRANSFER: &str = "/dev/vdb";
 const TRANSFER_SIZE: u64 = 2 << 30;
@@ -213,23 +216,68 @@ impl Machine {
 
     /// Writes the machine's whole physical memory to a file, as a thief of the memory modules would see it.
     pub fn dump_memory(&mut self, bytes: u64, to: &Path) -> Result<()> {
+        let arguments = serde_json::json!({"val": 0, "size": bytes, "filename": to});
+        self.ask("pmemsave", arguments)?;
+        Ok(())
+    }
+
+    /// From now on a machine that resets or powers off stands still instead, with its memory as it was.
+    pub fn hold_at_end(&mut self) -> Result<()> {
+        self.ask(
+            "set-action",
+            serde_json::json!({"reboot": "shutdown", "shutdown": "pause"}),
+        )?;
+        Ok(())
+    }
+
+    /// Sends every CPU a non-maskable interrupt.
+    pub fn inject_nmi(&mut self) -> Result<()> {
+        self.ask("inject-nmi", serde_json::json!({}))?;
+        Ok(())
+    }
+
+    /// Waits until the machine, [held](Self::hold_at_end), has reset or powered off, or, with `halts`, until it has said
+    /// these words on the console and had time to do what it does after them.
+    pub fn await_end(&mut self, halts: Option<&str>, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match halts {
+                Some(words) if self.console().contains(words) => {
+                    std::thread::sleep(HALTING);
+                    return Ok(());
+                }
+                Some(_) => {}
+                None if self.ask("query-status", serde_json::json!({}))?["status"] == "shutdown" => {
+                    return Ok(());
+                }
+                None => {}
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the machine did not go down within {} s",
+                limit.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    fn ask(&mut self, command: &str, arguments: serde_json::Value) -> Result<serde_json::Value> {
         let stream = UnixStream::connect(self.sockets.path().join("qmp")).context("connecting to QMP")?;
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         let mut lines = BufReader::new(stream.try_clone()?).lines();
-        let mut ask = |request: serde_json::Value| -> Result<()> {
+        let mut ask = |request: serde_json::Value| -> Result<serde_json::Value> {
             writeln!(&stream, "{request}")?;
             for line in lines.by_ref() {
-                let answer: serde_json::Value = serde_json::from_str(&line?)?;
-                if answer.get("return").is_some() {
-                    return Ok(());
+                let mut answer: serde_json::Value = serde_json::from_str(&line?)?;
+                if let Some(result) = answer.get_mut("return") {
+                    return Ok(result.take());
                 }
                 ensure!(answer.get("error").is_none(), "QEMU refuses {request}: {answer}");
             }
             bail!("QEMU closed its monitor")
         };
         ask(serde_json::json!({"execute": "qmp_capabilities"}))?;
-        let arguments = serde_json::json!({"val": 0, "size": bytes, "filename": to});
-        ask(serde_json::json!({"execute": "pmemsave", "arguments": arguments}))
+        ask(serde_json::json!({"execute": command, "arguments": arguments}))
     }
 }
 

@@ -89,7 +89,7 @@ impl Guest {
     fn begin(&mut self) -> Option<SessionId> {
         match self.domain.begin_page(false) {
             Enter::Ready(id) => Some(id),
-            Enter::Again => None,
+            Enter::Again | Enter::Never => None,
             Enter::Open => {
                 let id = self.open();
                 assert_eq!(self.domain.begin_page(false), Enter::Ready(id));
@@ -128,7 +128,7 @@ impl Guest {
 
     fn export_all(&mut self) {
         for pfn in 0..PFNS {
-            assert!(self.begin().is_some());
+            assert_eq!(self.begin().is_some(), self.domain.state() != State::Dying);
             self.end_fresh(pfn, pfn as u8);
         }
     }
@@ -271,6 +271,39 @@ fn a_session_that_must_end_waits_for_what_is_in_flight() {
     }
 }
 
+/// The keys of a dying domain can be wiped as soon as what is in flight has ended, and nothing asks for them again.
+#[test]
+fn a_dying_domain_comes_to_rest() {
+    for state in STATES {
+        let mut guest = Guest::new(domain_in(state));
+        let began = guest.begin().is_some();
+        assert_eq!(began, state != State::Dying);
+        assert!(guest.domain.enter(State::Dying));
+        assert_eq!(guest.domain.is_quiet(), !began, "a page is in flight");
+        assert_eq!(guest.domain.begin_page(false), Enter::Never);
+        assert_eq!(guest.domain.begin_page(true), Enter::Never);
+        guest.end_fresh(0, 1);
+        assert!(guest.domain.is_quiet());
+        guest.domain.wipe_session();
+        assert_eq!(guest.export(0), Err(Refusal::Incomplete));
+    }
+}
+
+/// A session is quiet when it is over and no page is left in it; only then may its keys go.
+#[test]
+fn a_running_domain_is_quiet_when_its_session_is_over() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    assert!(guest.domain.is_quiet(), "there was none");
+    guest.begin();
+    guest.begin();
+    guest.end(0, 1);
+    assert!(!guest.domain.is_quiet(), "it is open");
+    guest.domain.enter(State::Running);
+    assert!(!guest.domain.is_quiet(), "a page is in flight");
+    guest.end(1, 1);
+    assert!(guest.domain.is_quiet());
+}
+
 /// A domain may grow, which forgets what was exported, only while no record can come of it.
 #[test]
 fn a_domain_is_exporting_while_a_record_can_follow() {
@@ -395,6 +428,7 @@ proptest! {
                             ..Model::default()
                         };
                     }
+                    Enter::Never => prop_assert_eq!(guest.domain.state(), State::Dying),
                     Enter::Again => {
                         prop_assert!(!in_flight.is_empty());
                         prop_assert!(idle || model.stale);
@@ -421,7 +455,7 @@ proptest! {
                 Step::Enter(next) => {
                     let from = guest.domain.state();
                     prop_assert_eq!(guest.domain.enter(next), possible(from, next));
-                    if possible(from, next) && matches!(next, State::Running | State::Refused) {
+                    if possible(from, next) && matches!(next, State::Running | State::Refused | State::Dying) {
                         model.stale = model.session.is_some();
                     }
                 }

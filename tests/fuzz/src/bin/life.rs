@@ -55,6 +55,7 @@ fuzz_target!(|bytes: &[u8]| {
                         ..Model::default()
                     };
                 }
+                Enter::Never => assert!(domain.state() == State::Dying),
                 Enter::Again => assert!(!in_flight.is_empty(), "nothing is in flight that could end"),
             },
             2 | 3 => {
@@ -73,7 +74,7 @@ fuzz_target!(|bytes: &[u8]| {
             5 => {
                 if let Some(state) = State::from_number(u32::from(content % 8))
                     && domain.enter(state)
-                    && matches!(state, State::Running | State::Refused)
+                    && matches!(state, State::Running | State::Refused | State::Dying)
                 {
                     model.stale = true;
                 }

@@ -282,6 +282,14 @@ typedef enum VmcRefusal {
    * Two pages stand at one PFN.
    */
   VMC_REFUSAL_PAGES_DUPLICATE = 29,
+  /**
+   * The domain is being destroyed and has no keys any more.
+   */
+  VMC_REFUSAL_DYING = 30,
+  /**
+   * Keys were wiped because the machine goes down.
+   */
+  VMC_REFUSAL_GOING_DOWN = 31,
 } VmcRefusal;
 
 /**
@@ -529,10 +537,20 @@ size_t vmc_domain_size(void);
 void vmc_domain_init(struct VmcDomain *domain);
 
 /**
- * Wipes every key of the domain. The memory may be freed afterwards.
+ * The domain is being destroyed: nothing of it is exported any more. False as long as pages are in flight: come
+ * again. Then its keys can be wiped, and its tags, which it no longer uses.
  *
  * # Safety
- * As for [`vmc_page_begin`](crate::page::vmc_page_begin); nothing is in flight and nothing follows.
+ * As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+ */
+bool vmc_domain_kill(struct VmcDomain *domain);
+
+/**
+ * Wipes every key of the domain, and the digests of what was exported or restored.
+ *
+ * # Safety
+ * `domain` went through [`vmc_domain_init`]. The lock need not be held if nothing follows, or if the host's key was
+ * wiped before: then whoever still uses these keys throws away what comes out.
  */
 void vmc_domain_wipe(struct VmcDomain *domain);
 
@@ -608,10 +626,11 @@ void vmc_domain_describe(struct VmcDomain *domain, struct VmcDomainInfo *info);
 Verdict vmc_host_init(uint32_t backend);
 
 /**
- * Wipes the host key.
+ * Wipes the host key; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work, and may
+ * stop anywhere: what they make of a key that is wiped under them is refused by [`intact`].
  *
  * # Safety
- * Called when the machine goes down and no domain runs.
+ * Called when the machine goes down.
  */
 void vmc_host_wipe(void);
 
@@ -671,13 +690,14 @@ void vmc_page_encrypt(struct VmcDomain *domain,
                       Page *page);
 
 /**
- * Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile.
+ * Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile. After a
+ * refusal nobody may see what was encrypted.
  *
  * # Safety
  * As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt`] and is not used again.
  */
-void vmc_page_end(struct VmcDomain *domain,
-                  const struct VmcTicket *ticket);
+Verdict vmc_page_end(struct VmcDomain *domain,
+                     const struct VmcTicket *ticket);
 
 /**
  * Ends an export without accounting anything: what was accounted before is not the page's latest content.

@@ -43,6 +43,12 @@ bool vmcrypt_hides(struct domain *d);
 /* Policy for a domctl on @d: 0 or an error. */
 int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op);
 
+/*
+ * The domain is being destroyed: its keys are wiped.  -ERESTART asks to be
+ * called again; any number of calls.  Called with the domctl lock held.
+ */
+int vmcrypt_domain_kill(struct domain *d);
+
 /* The domain may get that many pages.  Called with the domctl lock held. */
 int vmcrypt_max_pages(struct domain *d, uint64_t pages);
 
@@ -69,6 +75,7 @@ static inline bool vmcrypt_denies(struct domain *d, const struct domain *by)
 static inline bool vmcrypt_hides(struct domain *d) { return false; }
 static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 { return 0; }
+static inline int vmcrypt_domain_kill(struct domain *d) { return 0; }
 static inline int vmcrypt_max_pages(struct domain *d, uint64_t pages)
 { return 0; }
 static inline void vmcrypt_redact_context(struct vcpu *v,

@@ -95,8 +95,9 @@ void vmcrypt_domain_destroy(struct domain *d)
     vmcrypt_nr_domains--;
     vmcrypt_seal_free(vm);
     vmcrypt_ledger_settle(vm, false);
+    /* Most of this is done, unless the domain was never finished. */
     vmcrypt_drop_record(vm);
-    vmc_domain_wipe(vm->rust);
+    vmcrypt_wipe(vm->rust, vmc_domain_size());
     vmcrypt_detach(vm);
     xfree(vm->rust);
     xfree(vm);
@@ -131,19 +132,31 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
     return 0;
 }
 
+/* The machine may go down at any line: what is freed is no longer named. */
+static void free_tags(struct vmcrypt_domain *vm)
+{
+    uint8_t *tags = vm->tags;
+
+    if ( tags && vm->wiped < vm->pfns * 16 )
+        vmcrypt_wipe(tags, vm->pfns * 16);
+    vm->tags = NULL;
+    barrier();
+    vfree(tags);
+    vm->wiped = 0;
+}
+
 void vmcrypt_detach(struct vmcrypt_domain *vm)
 {
     spin_lock(&vm->lock);
     vmc_domain_attach(vm->rust, NULL, NULL, NULL, NULL, 0);
     spin_unlock(&vm->lock);
 
+    free_tags(vm);
     vfree(vm->plain);
     vfree(vm->exported);
     vfree(vm->fresh);
-    vfree(vm->tags);
     vfree(vm->leaf);
     vm->plain = vm->exported = vm->fresh = NULL;
-    vm->tags = NULL;
     vm->leaf = NULL;
     vm->pfns = vm->leaves = vm->p2m_cursor = 0;
 }
@@ -320,6 +333,9 @@ int vmcrypt_max_pages(struct domain *d, uint64_t pages)
     case VMC_STATE_REFUSED:
         return vmcrypt_refuse(vm, VMC_REFUSAL_SEALING);
 
+    case VMC_STATE_DYING:
+        return vmcrypt_refuse(vm, VMC_REFUSAL_DYING);
+
     default:
         break;
     }
@@ -364,6 +380,7 @@ int vmcrypt_max_pages(struct domain *d, uint64_t pages)
     spin_unlock(&vm->lock);
     spin_unlock(&vm->p2m_lock);
 
+    vmcrypt_wipe(tags, (exporting ? pfns : old) * 16);
     vfree(plain);
     vfree(exported);
     vfree(fresh);

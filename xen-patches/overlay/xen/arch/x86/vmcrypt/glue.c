@@ -50,7 +50,8 @@ struct vector_state {
     uint8_t xmm[16][16];
     bool ts;
 };
-static DEFINE_PER_CPU(struct vector_state, vector_state);
+/* Of every CPU, where they can be reached when CPUs are gone. */
+static struct vector_state *__read_mostly vector_states;
 
 #define FOR_EACH_XMM(op) \
     op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) \
@@ -60,7 +61,7 @@ static DEFINE_PER_CPU(struct vector_state, vector_state);
 
 void vmcrypt_vector_enter(void)
 {
-    struct vector_state *s = &this_cpu(vector_state);
+    struct vector_state *s = &vector_states[smp_processor_id()];
 
     if ( !vmcrypt_simd )
         return;
@@ -74,7 +75,7 @@ void vmcrypt_vector_enter(void)
 
 void vmcrypt_vector_leave(void)
 {
-    struct vector_state *s = &this_cpu(vector_state);
+    struct vector_state *s = &vector_states[smp_processor_id()];
 
     if ( !vmcrypt_simd )
         return;
@@ -113,13 +114,27 @@ void vmcrypt_copy_to(mfn_t to, const void *from)
     unmap_domain_page(va);
 }
 
+/* What a CPU was at when it was stopped. */
+void vmcrypt_wipe_cpus(void)
+{
+    unsigned int cpu;
+
+    if ( !vector_states )
+        return; /* the machine never came up */
+
+    vmcrypt_wipe(vector_states, nr_cpu_ids * sizeof(*vector_states));
+    for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
+        vmcrypt_wipe(scratch[cpu], PAGE_SIZE);
+}
+
 static int __init cf_check vmcrypt_glue_init(void)
 {
     unsigned int cpu;
 
     /* For every CPU that may ever come up: the hooks allocate nothing. */
     scratch = xzalloc_array(void *, nr_cpu_ids);
-    if ( !scratch )
+    vector_states = xzalloc_array(struct vector_state, nr_cpu_ids);
+    if ( !scratch || !vector_states )
         panic("VMCrypt: no memory for scratch pages\n");
 
     for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )

@@ -177,17 +177,24 @@ static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
     return 0;
 }
 
-/* Encrypts the scratch page in place and accounts it as exported. */
-static void export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket,
-                       enum page_kind kind, void *scratch)
+/*
+ * Encrypts the scratch page in place and accounts it as exported.  If that is
+ * refused, nobody may see what came out.
+ */
+static int export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket,
+                      enum page_kind kind, void *scratch)
 {
+    uint32_t verdict;
+
     vmcrypt_vector_enter();
     vmc_page_encrypt(vm->rust, ticket, kind, scratch);
     vmcrypt_vector_leave();
 
     spin_lock(&vm->lock);
-    vmc_page_end(vm->rust, ticket);
+    verdict = vmc_page_end(vm->rust, ticket);
     spin_unlock(&vm->lock);
+
+    return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
 }
 
 /*
@@ -195,22 +202,21 @@ static void export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket,
  * restore must bring back.  While the guest runs, a table may name frames that
  * are not its own; libxc sends such a table again when the guest has stopped.
  */
-static void bind(struct vmcrypt_domain *vm, unsigned long pfn,
-                 struct VmcTicket *ticket, enum page_kind kind, void *scratch)
+static int bind(struct vmcrypt_domain *vm, unsigned long pfn,
+                struct VmcTicket *ticket, enum page_kind kind, void *scratch)
 {
     bool bound = kind != KIND_PRIVATE;
 
     if ( bound && vmcrypt_normalise(vm, scratch, kind) )
-    {
-        export_end(vm, ticket, kind, scratch);
-        return;
-    }
+        return export_end(vm, ticket, kind, scratch);
 
     spin_lock(&vm->lock);
     vmc_page_abandon(vm->rust, ticket);
     if ( bound )
         vmc_page_forget(vm->rust, pfn);
     spin_unlock(&vm->lock);
+
+    return 0;
 }
 
 static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
@@ -245,16 +251,20 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
         vmcrypt_copy_from(scratch, page_to_mfn(page));
         if ( view == VMC_VIEW_SNAPSHOT && p2m )
             vmcrypt_lose(vm, pfn, VMC_CLASS_P2M);
-        export_end(vm, &ticket, KIND_PRIVATE, scratch);
+        rc = export_end(vm, &ticket, KIND_PRIVATE, scratch);
     }
 
-    vmcrypt_copy_to(page_to_mfn(replica), scratch);
+    if ( !rc )
+        vmcrypt_copy_to(page_to_mfn(replica), scratch);
     if ( plain )
-        bind(vm, pfn, &ticket, kind, scratch);
+        rc = bind(vm, pfn, &ticket, kind, scratch);
     /* What is left in the scratch page is what dom0 sees, or ciphertext. */
-    *out = replica;
+    if ( rc )
+        vmcrypt_replica_put(replica);
+    else
+        *out = replica;
 
-    return 0;
+    return rc;
 }
 
 static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)

@@ -59,6 +59,7 @@ struct vmcrypt_domain {
     unsigned long pfns;
     uint64_t *plain, *exported, *fresh;
     uint8_t *tags;
+    size_t wiped;  /* bytes of the tags that are wiped already */
 
     /* P2M leaves found by the last walk, or INVALID_MFN. */
     spinlock_t p2m_lock;
@@ -78,7 +79,10 @@ struct vmcrypt_domain {
     /* SHA-256 of what dom0 loaded before the domain first ran. */
     uint8_t measurement[32];
 
-    /* The record that dom0 brought, opened, and what it says. */
+    /*
+     * The record that dom0 brought, opened, or the one that is being sealed:
+     * there is a moment at which it is in clear.  And what the former says.
+     */
     void *record;
     size_t record_size;
     struct VmcFacts facts;
@@ -117,6 +121,12 @@ void vmcrypt_vector_leave(void);
 void *vmcrypt_scratch(void);
 void vmcrypt_copy_from(void *to, mfn_t from);
 void vmcrypt_copy_to(mfn_t to, const void *from);
+/* Called when no other CPU will ever run again. */
+void vmcrypt_wipe_cpus(void);
+
+/* wipe.c */
+/* Whatever holds secrets comes by here before it is freed. */
+void vmcrypt_wipe(void *area, size_t size);
 
 /* domain.c */
 enum VmcState vmcrypt_state(struct vmcrypt_domain *vm);

@@ -49,13 +49,22 @@ static unsigned int state_size(void)
 
 void vmcrypt_drop_record(struct vmcrypt_domain *vm)
 {
-    if ( vm->record )
-    {
-        memset(vm->record, 0, vm->record_size);
-        vfree(vm->record);
-    }
+    void *record = vm->record;
+
+    vmcrypt_wipe(record, vm->record_size);
+    /* Should the machine go down now, it is no longer there to be wiped. */
     vm->record = NULL;
+    barrier();
     vm->record_size = 0;
+    vfree(record);
+}
+
+/* Whatever happens from here on, vmcrypt_drop_record() ends it. */
+static void keep_record(struct vmcrypt_domain *vm, void *record, size_t size)
+{
+    vm->record_size = size;
+    barrier();
+    vm->record = record;
 }
 
 /* --- What dom0 sees of registers -------------------------------------- */
@@ -199,15 +208,19 @@ static int export(struct vmcrypt_domain *vm,
         .state_size = size,
     };
     struct p2m_place p2m = vmcrypt_p2m_place(d);
-    void *buffer = vzalloc(capacity);
+    void *buffer;
     s_time_t began = NOW();
     uint32_t verdict;
     size_t len = 0;
     int rc = 0;
 
+    if ( vm->record )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_SEALING);
+    buffer = vzalloc(capacity);
     if ( !buffer )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
 
+    keep_record(vm, buffer, capacity);
     memcpy(facts.uuid, d->handle, sizeof(facts.uuid));
     memcpy(facts.measurement, vm->measurement, sizeof(facts.measurement));
     facts.p2m_root = mfn_valid(p2m.root) ? get_gpfn_from_mfn(mfn_x(p2m.root))
@@ -237,8 +250,7 @@ static int export(struct vmcrypt_domain *vm,
                len, (NOW() - began) / 1000);
     }
 
-    memset(buffer, 0, capacity);
-    vfree(buffer);
+    vmcrypt_drop_record(vm);
 
     return rc;
 }
@@ -319,13 +331,12 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
         return -EFAULT;
     }
 
+    keep_record(vm, buffer, evc->size);
     spin_lock(&vm->lock);
     verdict = vmc_record_open(vm->rust, &d->handle, buffer, evc->size,
                               &vm->facts);
     spin_unlock(&vm->lock);
 
-    vm->record = buffer;
-    vm->record_size = evc->size;
     if ( verdict )
         vmcrypt_drop_record(vm);
     else if ( !vmcrypt_ledger_has(vm->facts.session) )

@@ -48,6 +48,13 @@ void vmcrypt_log_dirty(struct domain *d, enum vmcrypt_log now);
 int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
 int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
 
+/*
+ * The machine goes down, or Xen does: every key is wiped, and nothing will be
+ * encrypted any more.  To be called early, while other CPUs may be anywhere, and
+ * then once more, @alone, when none of them runs.  Takes no lock, does not fail.
+ */
+void vmcrypt_going_down(bool alone);
+
 #else /* !CONFIG_VMCRYPT */
 
 static inline int vmcrypt_domain_create(struct domain *d) { return 0; }
@@ -74,6 +81,7 @@ static inline int vmcrypt_get_extstate(struct domain *d,
 static inline int vmcrypt_set_extstate(struct domain *d,
                                        struct xen_domctl_vcpuextstate *evc)
 { return 1; }
+static inline void vmcrypt_going_down(bool alone) {}
 
 #endif /* CONFIG_VMCRYPT */
 

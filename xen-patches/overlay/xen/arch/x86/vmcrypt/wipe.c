@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The end of keys, of what follows from them, and of records in clear: with
+ * their domain, and with the machine's going down.
+ *
+ * Whoever has the machine after Xen can read what was left in its memory: the
+ * kernel that dom0 boots next, for one.  With a key of this boot it could read
+ * the images that were saved under it.
+ */
+#include <xen/event.h>
+#include <xen/param.h>
+#include <xen/vmap.h>
+
+#include "private.h"
+
+#ifdef CONFIG_DEBUG
+/* Wipes nothing, so that a test sees what it finds then.  Debug builds only. */
+static bool __read_mostly opt_canary;
+boolean_param("vmcrypt-wipe-canary", opt_canary);
+#else
+#define opt_canary false
+#endif
+
+/* Bytes wiped between two looks at whether something else wants to run. */
+#define SLICE MB(1)
+
+void vmcrypt_wipe(void *area, size_t size)
+{
+    if ( !area || opt_canary )
+        return;
+
+    memset(area, 0, size);
+    barrier(); /* also if the area is freed next */
+}
+
+static size_t tags_size(const struct vmcrypt_domain *vm)
+{
+    return vm->pfns * 16;
+}
+
+/* --- With the domain --------------------------------------------------- */
+
+/*
+ * dom0 asked for the domain's end.  Its last reference may go much later, and
+ * whoever has a page mapped holds one, so the keys are not kept until then: no
+ * page is encrypted any more, none needs to be.  The domctl lock is held, which
+ * keeps saves, restores and the first unpause away; an encryption may be under
+ * way on another CPU, and is awaited.
+ */
+int vmcrypt_domain_kill(struct domain *d)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    bool quiet;
+
+    if ( !vm )
+        return 0;
+
+    spin_lock(&vm->lock);
+    quiet = vmc_domain_kill(vm->rust);
+    if ( quiet && !opt_canary )
+        vmc_domain_wipe(vm->rust);
+    spin_unlock(&vm->lock);
+    if ( !quiet )
+        return -ERESTART;
+
+    /* Its image is as good as before. */
+    vmcrypt_ledger_settle(vm, false);
+    vmcrypt_drop_record(vm);
+
+    /* 1 GiB of them, if the guest has 256. */
+    while ( vm->tags && vm->wiped < tags_size(vm) )
+    {
+        size_t part = min_t(size_t, SLICE, tags_size(vm) - vm->wiped);
+
+        vmcrypt_wipe(vm->tags + vm->wiped, part);
+        vm->wiped += part;
+        if ( hypercall_preempt_check() )
+            return -ERESTART;
+    }
+
+    return 0;
+}
+
+/* --- With the machine -------------------------------------------------- */
+
+/*
+ * On the way down nothing may be waited for: a CPU that was stopped may hold any
+ * lock, and one that was not may be about to take it.  So no lock is taken, and
+ * nothing is touched that may be freed while other CPUs live.
+ *
+ * The host's key goes first, and with it a flag that everybody reads who has
+ * used a key and is about to show the result.  Keys can therefore be wiped under
+ * CPUs that are still at work: nobody sees what they encrypt under a key of
+ * zeros.
+ *
+ * Once @alone, that is repeated, since a CPU may have derived a key in between,
+ * and everything else goes, too.  Domains do not leave the list: that takes a
+ * grace period, in which this CPU does not take part any more.
+ */
+void vmcrypt_going_down(bool alone)
+{
+    struct domain *d;
+
+    if ( opt_canary )
+        return;
+
+    vmc_host_wipe();
+    for_each_domain ( d )
+    {
+        struct vmcrypt_domain *vm = vmcrypt_of(d);
+
+        if ( !vm )
+            continue;
+        vmc_domain_wipe(vm->rust);
+        if ( alone )
+        {
+            vmcrypt_wipe(vm->record, vm->record_size);
+            vmcrypt_wipe(vm->tags, tags_size(vm));
+        }
+    }
+    if ( alone )
+        vmcrypt_wipe_cpus();
+}
