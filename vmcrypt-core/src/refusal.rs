@@ -65,6 +65,8 @@ pub enum Refusal {
     PagesUnknown = 28,
     /// Two pages stand at one PFN.
     PagesDuplicate = 29,
+    /// A new domain is not as the domain builder leaves one.
+    LaunchForm = 30,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -72,7 +74,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 30] = [
+const ENTRIES: [Entry; 31] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -252,6 +254,12 @@ const ENTRIES: [Entry; 30] = [
         Errno::EPERM,
         "pages-duplicate",
         "two pages of the domain stand at one PFN",
+    ),
+    Entry(
+        Refusal::LaunchForm,
+        Errno::EPERM,
+        "launch-form",
+        "new domain is not as the domain builder leaves one, so its launch cannot be measured; create it by stock xl",
     ),
 ];
 
