@@ -35,7 +35,7 @@ pub fn kernel(file: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
         })?,
         _ if payload.starts_with(b"BZh") => return unsupported("bzip2"),
         _ if payload.starts_with(b"\x89LZO") => return unsupported("LZO"),
-        _ if payload.starts_with(b"\x02\x21") => return unsupported("LZ4"),
+        _ if payload.starts_with(LZ4) => sized(payload, lz4)?,
         _ => {
             return Err(Error::Kernel(
                 "it is packed in a way that Xen does not know, or not at all".into(),
@@ -45,6 +45,8 @@ pub fn kernel(file: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
 }
 
 const GZIP: &[u8] = b"\x1f\x8b";
+/// Of the legacy format, which is what Linux uses.
+const LZ4: &[u8] = b"\x02\x21\x4c\x18";
 
 /// What is packed in a bzImage. Offsets: Linux, `Documentation/arch/x86/boot.rst`.
 fn payload(file: &[u8]) -> Result<&[u8], Error> {
@@ -77,6 +79,35 @@ fn sized(payload: &[u8], unpack: impl FnOnce(&[u8]) -> Result<Vec<u8>, Error>) -
         return Err(Error::Kernel("its unpacked size is not what it says".into()));
     }
     Ok(unpacked)
+}
+
+/// Blocks, each with its packed size before it: `xg_dom_decompress_lz4.c`.
+fn lz4(packed: &[u8]) -> Result<Vec<u8>, Error> {
+    /// What a block unpacks to at most.
+    const BLOCK: usize = 8 << 20;
+    let damaged = || Error::Kernel("it is packed by LZ4 and damaged".into());
+    let mut rest = packed.strip_prefix(LZ4).ok_or_else(damaged)?;
+    let mut unpacked = Vec::new();
+    let mut buffer = vec![0; BLOCK];
+    while let Some((size, blocks)) = rest.split_first_chunk::<4>() {
+        rest = blocks;
+        if size == LZ4 {
+            continue;
+        }
+        let size = u32::from_le_bytes(*size) as usize;
+        let (block, behind) = rest.split_at_checked(size).ok_or_else(damaged)?;
+        let length = lz4_flex::block::decompress_into(block, &mut buffer).map_err(|_| damaged())?;
+        unpacked.extend_from_slice(&buffer[..length]);
+        if unpacked.len() > LARGEST {
+            return Err(Error::Kernel("it unpacks to more than 1 GiB".into()));
+        }
+        rest = behind;
+    }
+    if rest.is_empty() {
+        Ok(unpacked)
+    } else {
+        Err(damaged())
+    }
 }
 
 fn inflate(packed: &[u8]) -> Result<Vec<u8>, Error> {
@@ -131,19 +162,23 @@ mod tests {
         let xz = with_size(xz.finish().expect("packs"), elf.len());
         let zstd = ruzstd::encoding::compress_to_vec(&*elf, ruzstd::encoding::CompressionLevel::Fastest);
         let zstd = with_size(zstd, elf.len());
+        let block = lz4_flex::block::compress(&elf);
+        let lz4 = [LZ4, &(block.len() as u32).to_le_bytes(), &block].concat();
+        let lz4 = with_size(lz4, elf.len());
         for file in [
             elf.clone(),
             gzip.clone(),
             bzimage(&gzip),
             bzimage(&xz),
             bzimage(&zstd),
+            bzimage(&lz4),
         ] {
             assert_eq!(*kernel(&file).expect("unpacks"), *elf);
         }
         for bad in [
             b"text".to_vec(),
             bzimage(b"BZh9"),
-            bzimage(b"\x02\x21\x4c\x18"),
+            bzimage(&lz4[..lz4.len() - 1]),
             bzimage(&xz[..xz.len() - 1]),
             bzimage(&zstd)[..1100.min(zstd.len() + 1000)].to_vec(),
             bzimage(&with_size(zstd[..zstd.len() - 4].to_vec(), 17)),

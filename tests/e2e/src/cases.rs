@@ -6,6 +6,7 @@ pub mod canary;
 pub mod consoles;
 pub mod cycle;
 pub mod freed;
+pub mod measurement;
 pub mod migrate;
 pub mod oracle;
 pub mod refuse;
@@ -241,6 +242,11 @@ pub const ALL: &[Case] = &[
         "ring-place",
         "a new guest whose rings dom0 moved is not unpaused",
         In(Config::VMCRYPT, building::ring_place),
+    ),
+    case(
+        "measurement",
+        "a new guest's launch measurement is the value that was worked out without Xen",
+        In(Config::VMCRYPT, measurement::agrees),
     ),
     case(
         "consoles",
