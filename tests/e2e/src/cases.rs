@@ -249,6 +249,11 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, measurement::agrees),
     ),
     case(
+        "measurement-edits",
+        "whatever dom0 changes in a launch gives another measurement, or is refused",
+        In(Config::VMCRYPT, measurement::differs),
+    ),
+    case(
         "consoles",
         "debug keys and crashes show nothing of guests' registers on the console",
         In(Config::TWO_CPUS, consoles::consoles),

@@ -1,89 +1,188 @@
 //! Launch measurement: one value in Xen and without it, and another one for everything that differs.
 
 use crate::case::{Problem, Verdict, demand};
-use crate::dom0::{Dom0, LONG, SHORT};
+use crate::dom0::{Dom0, LONG};
 use crate::guest::Spec;
-use std::collections::BTreeSet;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
-/// Kernels on dom0's disk: the ELF file that all cases use, and the bzImage that it was taken from.
-const KERNELS: [&str; 2] = ["/boot/vmlinux", "$(ls /boot/vmlinuz-* | head -n 1)"];
+/// Debian's cloud kernel, as it is packed.
+const OTHER_KERNEL: &str = "/share/vmlinuz-other";
 
-/// Equal values, in Xen and without it, for kernels and configurations.
+/// Two kernels under two configurations.
 pub fn agrees(dom0: &mut Dom0) -> Verdict {
-    let mut values = BTreeSet::new();
-    let specs = [
-        Spec::new("plain"),
-        Spec::new("other")
-            .memory_mib(160)
-            .vcpus(2)
-            .arguments("quiet vmcrypt.other"),
-    ];
-    for spec in specs {
+    let mut values = BTreeMap::new();
+    let small = Spec::new("small");
+    let large = Spec::new("large")
+        .memory_mib(160)
+        .vcpus(2)
+        .arguments("vmcrypt.other");
+    for (spec, kernel) in [
+        (&small, None),
+        (&large, None),
+        (&small, Some(OTHER_KERNEL)),
+        (&large, Some(OTHER_KERNEL)),
+    ] {
         let name = spec.name.clone();
-        let mut guest = dom0.create_paused(spec.clone())?;
-        let (found, pages) = (offline(dom0, &name)?, format!("/root/{name}.cfg"));
+        write_config(dom0, spec, kernel)?;
+        let expected = offline(dom0, &format!("/root/{name}.cfg"))?;
+        create(dom0, &name)?;
+        let domid = dom0.run(&format!("xl domid {name}"))?.text();
+        let before = launch(dom0, &domid)?;
         demand!(
-            dom0.status(&guest)?["measurement"].is_null(),
-            "{name} is measured before it was built to the end"
+            before.is_none(),
+            "{name} has a measurement before its first unpause: {before:?}"
         );
-        let domid = dom0.domid(&guest)?;
         dom0.run_for(
             &format!("vmcrypt-hostile launch-pages {domid} >/root/{name}.pages"),
             LONG,
         )?;
-        dom0.start(&mut guest)?;
-        let value = dom0.status(&guest)?["measurement"].clone();
-        if value != found.as_str() {
+        dom0.must(&format!("xl unpause {name}"), LONG)?;
+        let found = launch(dom0, &domid)?;
+        if found.as_deref() != Some(&expected) {
             let difference = dom0.try_run(
-                &format!("vmcrypt measure --pages {pages} >/root/{name}.offline; diff /root/{name}.pages /root/{name}.offline | head -n 60"),
+                &format!(
+                    "vmcrypt measure --pages /root/{name}.cfg >/root/{name}.offline; \
+                     diff /root/{name}.pages /root/{name}.offline | head -n 60"
+                ),
                 LONG,
             )?;
             demand!(
                 false,
-                "{name}: Xen measured {value}, offline it is {found}; pages: {}",
+                "{name}, {kernel:?}: Xen measured {found:?}, offline it is {expected}; where they differ: {}",
                 difference.text()
             );
         }
-        values.insert(found.clone());
         dom0.run(&format!("xl destroy {name}"))?;
-        // Frames elsewhere, the same value.
-        let again = measured(dom0, spec)?;
-        demand!(
-            again == found,
-            "{name}: the second launch measured {again}, the first one {found}"
-        );
+        values.insert(expected, (name, kernel));
     }
-    demand!(values.len() == 2, "two configurations have one value: {values:?}");
-    let unpacked = offline(dom0, "plain")?;
-    let packed = dom0.run_for(
-        &format!("vmcrypt measure {} /share/guest.cpio /root/plain.cfg", KERNELS[1]),
-        LONG,
-    )?;
-    demand!(
-        packed.text() == unpacked,
-        "bzImage {} and the ELF file in it {unpacked} differ",
-        packed.text()
-    );
+    demand!(values.len() == 4, "different launches have one value: {values:?}");
+    let values: Vec<&str> = values.keys().map(|value| &value[..16]).collect();
     Ok(format!(
-        "the same value in Xen and offline: {}",
-        values.into_iter().collect::<Vec<_>>().join(", ")
+        "two kernels under two configurations, Xen and offline agree: {}",
+        values.join(" ")
     ))
 }
 
-/// Creates a guest, lets it begin, and destroys it: what Xen measured.
-fn measured(dom0: &mut Dom0, spec: Spec) -> Result<String, Problem> {
-    let guest = dom0.create_paused(spec)?;
-    dom0.must(&format!("xl unpause {}", guest.name()), SHORT)?;
-    let status = dom0.status(&guest)?;
-    dom0.run(&format!("xl destroy {}", guest.name()))?;
-    status["measurement"]
-        .as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| Problem::Fail(format!("{} runs and has no measurement: {status}", guest.name())))
+/// Everything that dom0 could change gives another value, or is refused.
+pub fn differs(dom0: &mut Dom0) -> Verdict {
+    let spec = Spec::new("edited");
+    write_config(dom0, &spec, None)?;
+    let config = "/root/edited.cfg";
+    let expected = offline(dom0, config)?;
+    let mut seen = BTreeMap::from([(expected.clone(), "nothing")]);
+
+    // What goes into the domain, by the tool alone: a byte of it is enough.
+    dom0.run(
+        "cp /share/guest.cpio /root/edited.cpio; printf X | dd of=/root/edited.cpio bs=1 seek=1000000 conv=notrunc; \
+         cp /boot/vmlinux /root/edited.elf; printf X | dd of=/root/edited.elf bs=1 seek=9000000 conv=notrunc",
+    )?;
+    for (what, command) in [
+        (
+            "a byte of the initrd",
+            "vmcrypt measure /boot/vmlinux /root/edited.cpio /root/edited.cfg",
+        ),
+        (
+            "a byte of the kernel",
+            "vmcrypt measure /root/edited.elf /share/guest.cpio /root/edited.cfg",
+        ),
+        (
+            "a letter of the command line",
+            "sed 's/loglevel=4/loglevel=5/' /root/edited.cfg >/root/a.cfg; vmcrypt measure /root/a.cfg",
+        ),
+        (
+            "the memory",
+            "sed 's/^memory.*/memory = 127/' /root/edited.cfg >/root/b.cfg; vmcrypt measure /root/b.cfg",
+        ),
+        (
+            "the memory limit",
+            "sed 's/^maxmem.*/maxmem = 129/' /root/edited.cfg >/root/c.cfg; vmcrypt measure /root/c.cfg",
+        ),
+        (
+            "the vCPUs",
+            "sed 's/^maxvcpus.*/maxvcpus = 2/' /root/edited.cfg >/root/d.cfg; vmcrypt measure /root/d.cfg",
+        ),
+    ] {
+        let value = dom0.must(command, LONG)?.text();
+        if let Some(same) = seen.insert(value, what) {
+            demand!(false, "{what} changed gives the same value as {same} changed");
+        }
+    }
+
+    // What dom0 does to a domain that is built already.
+    let mut refused = Vec::new();
+    for (what, accepted) in [
+        ("loaded", true),
+        ("free-page", true),
+        ("command-line", true),
+        ("p2m", false),
+        ("shared-info", false),
+    ] {
+        create(dom0, "edited")?;
+        let domid = dom0.run("xl domid edited")?.text();
+        let edit = format!("launch-edit {domid} {what}");
+        dom0.attack(&edit, LONG)?;
+        let status = unpause(dom0, &domid)?;
+        demand!(
+            (status["state"] == "running") == accepted,
+            "{what} edited: the unpause should {}have been refused: {status}",
+            if accepted { "not " } else { "" }
+        );
+        if !accepted {
+            let why = &status["last_refusal"];
+            demand!(why == "launch-form", "{what} edited: refused for {why}");
+            refused.push(what);
+            // The same once more takes the edit back.
+            dom0.attack(&edit, LONG)?;
+            let status = unpause(dom0, &domid)?;
+            demand!(status["state"] == "running", "{what} edited and undone: {status}");
+        }
+        let found = launch(dom0, &domid)?;
+        dom0.run("xl destroy edited")?;
+        let found = found.ok_or_else(|| Problem::Fail(format!("{what} edited: no measurement")))?;
+        demand!(
+            (found == expected) != accepted,
+            "{what} edited: measured {found}, unedited it is {expected}"
+        );
+        if accepted && let Some(same) = seen.insert(found, what) {
+            demand!(false, "{what} edited gives the same value as {same}");
+        }
+    }
+    Ok(format!(
+        "{} launches that differ in a byte or a number, as many values; refused, and accepted once undone: {}",
+        seen.len(),
+        refused.join(", ")
+    ))
 }
 
-fn offline(dom0: &mut Dom0, name: &str) -> Result<String, Problem> {
-    Ok(dom0
-        .must(&format!("vmcrypt measure /root/{name}.cfg"), LONG)?
-        .text())
+fn write_config(dom0: &mut Dom0, spec: &Spec, kernel: Option<&str>) -> Result<(), Problem> {
+    let config = spec.xl_config();
+    let config = match kernel {
+        Some(kernel) => config.replace("/boot/vmlinux", kernel),
+        None => config,
+    };
+    dom0.run(&format!("cat >/root/{}.cfg <<'EOF'\n{config}EOF", spec.name))?;
+    Ok(())
+}
+
+fn create(dom0: &mut Dom0, name: &str) -> Result<(), Problem> {
+    dom0.must(&format!("xl create -q -p /root/{name}.cfg"), LONG)?;
+    Ok(())
+}
+
+/// `xl unpause`, which says nothing if Xen refuses; what became of it.
+fn unpause(dom0: &mut Dom0, domid: &str) -> Result<Value, Problem> {
+    dom0.try_run(&format!("xl unpause {domid}"), LONG)?;
+    let status = dom0.json(&format!("vmcrypt status {domid} --json"))?;
+    Ok(status["domains"][0].clone())
+}
+
+/// What Xen measured.
+fn launch(dom0: &mut Dom0, domid: &str) -> Result<Option<String>, Problem> {
+    let status = dom0.json(&format!("vmcrypt status {domid} --json"))?;
+    Ok(status["domains"][0]["measurement"].as_str().map(str::to_owned))
+}
+
+fn offline(dom0: &mut Dom0, config: &str) -> Result<String, Problem> {
+    Ok(dom0.must(&format!("vmcrypt measure {config}"), LONG)?.text())
 }
