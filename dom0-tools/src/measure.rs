@@ -8,6 +8,8 @@ mod build;
 mod config;
 mod elf;
 mod pagetables;
+#[cfg(test)]
+mod tests;
 mod unpack;
 
 pub use build::Launch;

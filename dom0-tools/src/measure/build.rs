@@ -94,7 +94,7 @@ impl<'a> Builder<'a> {
         let p2m_pages = self.pages.div_ceil(PAGE / 8);
         let mut info = StartInfo::default();
 
-        if kernel.start % PAGE != 0 {
+        if !kernel.start.is_multiple_of(PAGE) {
             return Err(Error::Kernel("it does not begin with a page".into()));
         }
         self.pad_to(kernel.start)?;

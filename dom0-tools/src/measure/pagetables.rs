@@ -145,14 +145,13 @@ impl Mappings {
                     let start = from.max(below.from);
                     let first = (start - from) >> shift;
                     let last = (to.min(below.to) - from) >> shift;
-                    let mut pfn = ((start - below.from) >> shift) + below.pfn;
-                    for index in first..=last {
+                    let pfns = ((start - below.from) >> shift) + below.pfn..;
+                    for (index, pfn) in (first..=last).zip(pfns) {
                         put(
                             table + index / 512,
                             (index % 512) as usize,
                             pfn << 12 | self.flags(level, pfn),
                         );
-                        pfn += 1;
                     }
                 }
             }
