@@ -8,6 +8,7 @@ pub mod content;
 pub mod hypercall;
 pub mod image;
 pub mod map;
+pub mod measure;
 pub mod needle;
 pub mod pv;
 pub mod sweep;

@@ -5,7 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cli::{inspect, status, sweep};
+use cli::{inspect, measure, status, sweep};
 
 /// What VMCrypt does on this host, and what dom0 can see of a guest
 #[derive(Parser)]
@@ -23,6 +23,7 @@ enum Verb {
     Status(status::Status),
     Sweep(sweep::Sweep),
     Inspect(inspect::Inspect),
+    Measure(measure::Measure),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Verb::Status(verb) => verb.run(),
         Verb::Sweep(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
+        Verb::Measure(verb) => verb.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("vmcrypt: {error:#}");

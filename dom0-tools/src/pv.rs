@@ -22,7 +22,7 @@ const CR3: usize = GDT_ENTS + 8 + 2 * 8 + 3 * 8;
 pub const STORE_MFN: usize = 56;
 /// Frame of the console ring.
 pub const CONSOLE_MFN: usize = 72;
-const MAGIC: &[u8] = b"xen-3.0-x86_64\0";
+pub(crate) const MAGIC: &[u8] = b"xen-3.0-x86_64\0";
 
 /// Frames that hold the GDT of the vCPU with this context; machine frames, or PFNs in a save image.
 pub fn gdt_frames(context: &[u8]) -> impl Iterator<Item = u64> + use<> {

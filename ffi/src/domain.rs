@@ -8,6 +8,7 @@ use vmcrypt_core::abi::DomainInfo;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::{Digests, Domain};
 use vmcrypt_core::keys::SessionKeys;
+use vmcrypt_core::measure::Measurement;
 use vmcrypt_core::{PfnSet, Refusal, State};
 use zeroize::Zeroize;
 
@@ -19,6 +20,8 @@ pub struct VmcDomain {
     pub(crate) keys: SessionKeys,
     /// Digests of the pages taken in so far by a restore.
     pub(crate) restored: Digests,
+    /// Of a new domain, while its first unpause is under way.
+    pub(crate) measurement: Measurement,
     plain: *const AtomicU64,
     exported: *const AtomicU64,
     fresh: *const AtomicU64,
@@ -108,6 +111,7 @@ pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
                 control: Domain::new(),
                 keys: SessionKeys::empty(),
                 restored: Digests::EMPTY,
+                measurement: Measurement::new(),
                 plain: ptr::null(),
                 exported: ptr::null(),
                 fresh: ptr::null(),

@@ -15,6 +15,7 @@ pub mod domain;
 pub mod ids;
 pub mod keys;
 pub mod mac;
+pub mod measure;
 pub mod p2m;
 pub mod policy;
 pub mod polyval;

@@ -69,6 +69,8 @@ pub enum Refusal {
     Dying = 30,
     /// Keys were wiped because the machine goes down.
     GoingDown = 31,
+    /// A new domain is not as the domain builder leaves one.
+    LaunchForm = 32,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -76,7 +78,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 32] = [
+const ENTRIES: [Entry; 33] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -268,6 +270,12 @@ const ENTRIES: [Entry; 32] = [
         Errno::EOPNOTSUPP,
         "going-down",
         "the machine was told to go down and Xen wiped its keys; reboot it",
+    ),
+    Entry(
+        Refusal::LaunchForm,
+        Errno::EPERM,
+        "launch-form",
+        "new domain is not as the domain builder leaves one, so its launch cannot be measured; create it by stock xl",
     ),
 ];
 

@@ -97,6 +97,7 @@ fn domain_json(info: &DomainInfo, domain: &Domain) -> Value {
         "state": state(info),
         "pages": info.pages,
         "plain": plain,
+        "measurement": measurement(info),
         "session": session(info),
         "exported": info.exported,
         "replicas": info.replicas,
@@ -137,6 +138,9 @@ fn print_domain(info: &DomainInfo, domain: &Domain) {
         if info.plain[class as usize] > 0 {
             say!("            {:>8}  {}", info.plain[class as usize], class.name());
         }
+    }
+    if let Some(value) = measurement(info) {
+        say!("  launch    {value}");
     }
     match session(info) {
         Some(id) => say!("  session   {id}: {} pages exported", info.exported),
@@ -187,6 +191,10 @@ fn state(info: &DomainInfo) -> &'static str {
 
 fn session(info: &DomainInfo) -> Option<String> {
     (info.session != [0; 16]).then(|| hex::encode(info.session))
+}
+
+fn measurement(info: &DomainInfo) -> Option<String> {
+    (info.measurement != [0; 32]).then(|| hex::encode(info.measurement))
 }
 
 fn refusals(info: &DomainInfo) -> impl Iterator<Item = (Refusal, u64)> + '_ {

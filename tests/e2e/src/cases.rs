@@ -7,6 +7,7 @@ pub mod consoles;
 pub mod cycle;
 pub mod freed;
 pub mod fresh;
+pub mod measurement;
 pub mod migrate;
 pub mod oracle;
 pub mod refuse;
@@ -248,6 +249,16 @@ pub const ALL: &[Case] = &[
         "ring-place",
         "a new guest whose rings dom0 moved is not unpaused",
         In(Config::VMCRYPT, building::ring_place),
+    ),
+    case(
+        "measurement",
+        "a new guest's launch measurement is the value that was worked out without Xen",
+        In(Config::VMCRYPT, measurement::agrees),
+    ),
+    case(
+        "measurement-edits",
+        "whatever dom0 changes in a launch gives another measurement, or is refused",
+        In(Config::VMCRYPT, measurement::differs),
     ),
     case(
         "consoles",

@@ -121,7 +121,7 @@ fn unpause(xen: &Privcmd, domain: DomId) -> Result<Value> {
     )
 }
 
-fn write(xen: &Privcmd, domain: DomId, frame: Frame, offset: usize, value: u64) -> Result<()> {
+pub fn write(xen: &Privcmd, domain: DomId, frame: Frame, offset: usize, value: u64) -> Result<()> {
     let mut map = xen.map_foreign(domain, &[frame], true)?;
     ensure!(
         map.refusal(0).is_none(),
@@ -143,7 +143,7 @@ fn frames_of(xen: &Privcmd, domain: DomId, wanted: impl Fn(PageType) -> bool) ->
 }
 
 /// A page that the builder left empty, and that the guest will use for whatever it likes.
-fn free_page(xen: &Privcmd, domain: DomId) -> Result<Frame> {
+pub fn free_page(xen: &Privcmd, domain: DomId) -> Result<Frame> {
     let rings = pv::rings(&start_info(xen, domain)?.1);
     seek(xen, domain, |frame, page| {
         *page == [0; PAGE] && !rings.contains(&frame.0)
@@ -152,12 +152,12 @@ fn free_page(xen: &Privcmd, domain: DomId) -> Result<Frame> {
     .context("looking for an empty page")
 }
 
-fn start_info(xen: &Privcmd, domain: DomId) -> Result<(Frame, [u8; PAGE])> {
+pub fn start_info(xen: &Privcmd, domain: DomId) -> Result<(Frame, [u8; PAGE])> {
     seek(xen, domain, |_, page| pv::is_start_info(page)).context("looking for start_info")
 }
 
 /// The last data page like this, in the order of the machine.
-fn seek(
+pub fn seek(
     xen: &Privcmd,
     domain: DomId,
     wanted: impl Fn(Frame, &[u8; PAGE]) -> bool,

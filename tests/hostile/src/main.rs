@@ -4,6 +4,7 @@
 mod building;
 mod export;
 mod forbidden;
+mod launch;
 mod replicas;
 
 use anyhow::{Context, Result};
@@ -61,6 +62,10 @@ enum Attack {
     ForgeGrant { domid: u16, seconds: u64 },
     /// Make the start_info of a paused, new guest name a data page as a ring, and unpause it
     ForgeRing { domid: u16, ring: building::Ring },
+    /// Number, kind and SHA-256 of each page of a paused, new guest, as a launch measurement takes them in
+    LaunchPages { domid: u16 },
+    /// Change one byte of a paused, new guest
+    LaunchEdit { domid: u16, what: launch::Edit },
     /// Save a guest that writes, and leave out what it wrote last
     StaleExport { domid: u16, seconds: u64 },
     /// Let a suspended guest go on
@@ -104,6 +109,8 @@ fn main() -> Result<()> {
             building::forge_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
         }
         Attack::ForgeRing { domid, ring } => building::forge_ring(&xen, DomId(domid), ring)?,
+        Attack::LaunchPages { domid } => return launch::pages(&xen, DomId(domid)),
+        Attack::LaunchEdit { domid, what } => launch::edit(&xen, DomId(domid), what)?,
         Attack::StaleExport { domid, seconds } => {
             export::stale(&xen, DomId(domid), Duration::from_secs(seconds))?
         }

@@ -45,6 +45,8 @@ const DISK_SIZE: &str = "12G";
 
 const DOM0_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4", "9p", "9pnet_virtio"];
 const GUEST_MODULES: &[&str] = &["xen-blkfront", "xen-netfront"];
+/// Another kernel, packed in another way, for what depends on a kernel's form.
+const OTHER_KERNEL: &str = "linux-image-cloud-amd64";
 /// Where the guests' kernel lies on dom0's disk: Debian's, unpacked.
 const GUEST_KERNEL: &str = "boot/vmlinux";
 const INITRAMFS_INIT: &str = include_str!("../dom0/initramfs-init.sh");
@@ -158,14 +160,7 @@ impl Image {
 
     /// Copies out of the root what a boot needs beside the disk, and unpacks the guests' kernel in it.
     fn take_out(&self, root: &Path) -> Result<()> {
-        let kernel = fs::read_dir(root.join("boot"))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-            })
-            .context("the kernel package brought no vmlinuz")?;
-        fs::copy(kernel, self.kernel())?;
+        fs::copy(kernel_below(root)?, self.kernel())?;
         fs::write(root.join(GUEST_KERNEL), unpack_kernel(&fs::read(self.kernel())?)?)?;
         fs::copy(root.join("usr/bin/busybox"), self.dir.join("busybox"))?;
         let all = Modules::of_root(root)?;
@@ -232,7 +227,29 @@ impl Image {
         let mut archive = self.initramfs_with_modules("guest")?;
         archive.file("init", &fs::read(guest)?);
         write_if_changed(&share.join("guest.cpio"), &archive.finish())?;
+        self.ensure_other_kernel(&share.join("vmlinuz-other"))?;
         write_if_changed(&share.join("dom0-init.sh"), DOM0_INIT.as_bytes())
+    }
+
+    fn ensure_other_kernel(&self, file: &Path) -> Result<()> {
+        if file.exists() {
+            return Ok(());
+        }
+        let apt = PrivateApt::new(&[SUITE])?;
+        let needs = cmd::output(apt.command("apt-cache").args(["depends", OTHER_KERNEL]))?;
+        let package = needs
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Depends: "))
+            .with_context(|| format!("{OTHER_KERNEL} names no kernel"))?;
+        let versions = apt.versions(package)?;
+        let version = versions
+            .first()
+            .with_context(|| format!("there is no {package}"))?;
+        let package = apt.fetch_deb(package, version)?;
+        let tree = tempfile::tempdir_in(&self.dir)?;
+        cmd::output(Command::new("dpkg-deb").arg("-x").arg(package).arg(tree.path()))?;
+        fs::copy(kernel_below(tree.path())?, file)?;
+        Ok(())
     }
 }
 
@@ -280,6 +297,17 @@ fn build_programs() -> Result<Vec<(String, PathBuf)>> {
         .iter()
         .map(|name| ((*name).to_owned(), out.join(name)))
         .collect())
+}
+
+/// Where a kernel package puts its kernel.
+fn kernel_below(root: &Path) -> Result<PathBuf> {
+    fs::read_dir(root.join("boot"))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+        })
+        .context("the kernel package brought no vmlinuz")
 }
 
 /// The ELF file inside a kernel image, which Xen's domain builder would otherwise unpack, slowly, at every start of

@@ -2,6 +2,7 @@
 
 mod bitmap;
 mod life;
+mod measure;
 mod p2m;
 mod policy;
 mod record;

@@ -23,6 +23,7 @@ enum seal_step {
     SEAL_P2M,      /* look at start_info, walk the P2M table */
     SEAL_CLASSES,  /* compare page classes with the record */
     SEAL_BOUND,    /* digest tables and start_info, compare */
+    SEAL_MEASURE,  /* hash what dom0 loaded into a new domain */
     SEAL_TAKE,     /* from here on nobody else can restore the session */
     SEAL_DECRYPT,  /* decrypt, and digest what comes out */
     SEAL_FINISH,   /* compare the digest, load the registers */
@@ -34,6 +35,7 @@ enum seal_step {
 enum page_kind {
     KIND_PRIVATE, KIND_L1, KIND_L2, KIND_L3, KIND_L4, KIND_DESCRIPTORS,
     KIND_START_INFO,
+    KIND_P2M, /* in a launch measurement alone */
 };
 
 struct vmcrypt_domain {
@@ -97,6 +99,8 @@ struct vmcrypt_domain {
         unsigned long covered, found;  /* pages below the P2M's end, in it */
         uint32_t *mfn;        /* machine frame (plus one) of each PFN */
         uint64_t *plain;      /* plain pages by the record */
+        /* Of a new domain, by start_info: the P2M's address, its first page. */
+        unsigned long p2m_va, p2m_first;
     } seal;
 
     /* Runs when everything that was under way at the first unpause is over. */
@@ -201,9 +205,14 @@ void vmcrypt_seal_free(struct vmcrypt_domain *vm);
 /* The frame at a PFN, as the first unpause found it. */
 mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 
+/* measure.c */
+int vmcrypt_measure(struct vmcrypt_domain *vm);
+
 /* record.c */
 /* Whether dom0 gave a restored domain the CPU policy that it had. */
 bool vmcrypt_policy_kept(const struct vmcrypt_domain *vm);
+/* The page tables and descriptor tables that a context names, as PFNs. */
+void vmcrypt_frames_to_pfns(struct vcpu_guest_context *c);
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);
 int vmcrypt_load_state(struct vmcrypt_domain *vm);
 

@@ -143,8 +143,7 @@ int vmcrypt_check_context(struct vcpu *v, const struct vcpu_guest_context *ctxt)
 
 /* --- Export ------------------------------------------------------------ */
 
-/* The page tables and descriptor tables that a context names, as PFNs. */
-static void frames_to_pfns(struct vcpu_guest_context *c)
+void vmcrypt_frames_to_pfns(struct vcpu_guest_context *c)
 {
     unsigned int i;
 
@@ -173,7 +172,7 @@ static void save_vcpu(struct vcpu *v, struct vcpu_state *s)
     vcpu_pause(v);
     s->vcpu_id = v->vcpu_id;
     arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = &s->ctxt });
-    frames_to_pfns(&s->ctxt);
+    vmcrypt_frames_to_pfns(&s->ctxt);
     s->msrs = *v->arch.msrs;
     s->ext.sysenter_callback_cs = v->arch.pv.sysenter_callback_cs;
     s->ext.sysenter_callback_eip = v->arch.pv.sysenter_callback_eip;
@@ -370,7 +369,7 @@ static int load_vcpu(struct vmcrypt_domain *vm, struct vcpu *v,
 
     arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = now });
     *pfns = *now;
-    frames_to_pfns(pfns);
+    vmcrypt_frames_to_pfns(pfns);
     rc = -EPERM;
     if ( ((now->flags ^ c->flags) & (VGCF_in_kernel | VGCF_online)) ||
          now->vm_assist != c->vm_assist || now->gdt_ents != c->gdt_ents ||

@@ -606,6 +606,8 @@ static int seal_step(struct vmcrypt_domain *vm)
         return seal_classes(vm);
     case SEAL_BOUND:
         return seal_bound(vm);
+    case SEAL_MEASURE:
+        return restored(vm) ? 0 : vmcrypt_measure(vm);
     case SEAL_TAKE:
         return restored(vm) ? vmcrypt_ledger_take(vm) : 0;
     case SEAL_DECRYPT:
