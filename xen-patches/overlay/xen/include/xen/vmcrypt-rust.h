@@ -290,7 +290,75 @@ typedef enum VmcRefusal {
    * Keys were wiped because the machine goes down.
    */
   VMC_REFUSAL_GOING_DOWN = 31,
+  /**
+   * A new domain is not as the domain builder leaves one.
+   */
+  VMC_REFUSAL_LAUNCH_FORM = 32,
 } VmcRefusal;
+
+/**
+ * What a section holds. The numbers are part of the measurement.
+ */
+typedef enum VmcSection {
+  /**
+   * Number of pages, largest number of vCPUs.
+   */
+  VMC_SECTION_SIZES = 1,
+  /**
+   * The memory map that the guest can ask Xen for.
+   */
+  VMC_SECTION_MEMORY_MAP = 2,
+  /**
+   * `vcpu_guest_context` of vCPU 0.
+   */
+  VMC_SECTION_VCPU = 3,
+  /**
+   * PFN, kind and content of a page.
+   */
+  VMC_SECTION_PAGE = 4,
+  /**
+   * Number of pages that were measured.
+   */
+  VMC_SECTION_END = 5,
+} VmcSection;
+
+/**
+ * What a page is to Xen at the first unpause. The numbers are part of the measurement.
+ */
+typedef enum VmcLaunch {
+  /**
+   * Anything else.
+   */
+  VMC_LAUNCH_DATA = 0,
+  /**
+   * Page table of the lowest level.
+   */
+  VMC_LAUNCH_L1 = 1,
+  /**
+   * Page table of the second level.
+   */
+  VMC_LAUNCH_L2 = 2,
+  /**
+   * Page table of the third level.
+   */
+  VMC_LAUNCH_L3 = 3,
+  /**
+   * Page table of the highest level.
+   */
+  VMC_LAUNCH_L4 = 4,
+  /**
+   * GDT or LDT.
+   */
+  VMC_LAUNCH_DESCRIPTORS = 5,
+  /**
+   * The `start_info` page.
+   */
+  VMC_LAUNCH_START_INFO = 6,
+  /**
+   * Part of the P2M.
+   */
+  VMC_LAUNCH_P2M = 7,
+} VmcLaunch;
 
 /**
  * Protection state of one domain. Opaque to C.
@@ -651,6 +719,46 @@ extern bool vmc_c_random(uint64_t *word);
  * Stops the machine: an impossible state was reached.
  */
 extern void vmc_c_panic(void);
+
+/**
+ * Begins a launch measurement.
+ *
+ * # Safety
+ * `domain` went through [`vmc_domain_init`](crate::domain::vmc_domain_init), and nobody else measures it.
+ */
+void vmc_measure_begin(struct VmcDomain *domain,
+                       uint64_t pages,
+                       uint64_t vcpus);
+
+/**
+ * Takes in a section; false if there is no such one.
+ *
+ * # Safety
+ * As for [`vmc_measure_begin`]; `content` is valid for `len` bytes.
+ */
+bool vmc_measure_add(struct VmcDomain *domain,
+                     uint32_t section,
+                     const uint8_t *content,
+                     size_t len);
+
+/**
+ * Takes in a page; false if there is no such kind.
+ *
+ * # Safety
+ * As for [`vmc_measure_begin`]; `content` is a page that nobody changes.
+ */
+bool vmc_measure_page(struct VmcDomain *domain,
+                      uint64_t pfn,
+                      uint32_t kind,
+                      const uint8_t (*content)[4096]);
+
+/**
+ * Ends the launch measurement.
+ *
+ * # Safety
+ * As for [`vmc_measure_begin`]; `value` is valid for writes.
+ */
+void vmc_measure_end(struct VmcDomain *domain, uint8_t (*value)[32]);
 
 /**
  * Decides what a foreign map shows: one of the views through `view`, or a refusal.
