@@ -23,7 +23,7 @@ pub enum Refusal {
     RecordSize = 7,
     /// Not a sealed record of this version.
     RecordFormat = 8,
-    /// The record was sealed under another host key.
+    /// The record was sealed under a key that is neither the host's nor one that the domain's owner loaded.
     RecordKey = 9,
     /// The record belongs to another domain.
     RecordDomain = 10,
@@ -65,6 +65,22 @@ pub enum Refusal {
     PagesUnknown = 28,
     /// Two pages stand at one PFN.
     PagesDuplicate = 29,
+    /// The file is no sealed key of this version.
+    KeyFormat = 30,
+    /// The key is from somebody whose keys Xen was not booted to take.
+    KeyOwner = 31,
+    /// The key was not sealed for this boot of this host.
+    KeyHost = 32,
+    /// The sealed key does not authenticate.
+    KeyChanged = 33,
+    /// A later key of the domain was loaded before.
+    KeySerial = 34,
+    /// Keys of as many domains as fit were loaded.
+    KeyringFull = 35,
+    /// The owner allows no further restore.
+    KeyUsed = 36,
+    /// The domain is not what the owner's policy names.
+    Measurement = 37,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -72,7 +88,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 30] = [
+const ENTRIES: [Entry; 38] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -131,7 +147,7 @@ const ENTRIES: [Entry; 30] = [
         Refusal::RecordKey,
         Errno::EPERM,
         "record-key",
-        "sealed record is for another host key: another host wrote it, or this host before it rebooted",
+        "Xen lacks the record's key: load the owner's key, or restore where, and before the host rebooted, it was saved",
     ),
     Entry(
         Refusal::RecordDomain,
@@ -252,6 +268,54 @@ const ENTRIES: [Entry; 30] = [
         Errno::EPERM,
         "pages-duplicate",
         "two pages of the domain stand at one PFN",
+    ),
+    Entry(
+        Refusal::KeyFormat,
+        Errno::EINVAL,
+        "key-format",
+        "not a sealed key of this version; seal it again with `vmcrypt key seal` of the same version as Xen",
+    ),
+    Entry(
+        Refusal::KeyOwner,
+        Errno::EPERM,
+        "key-owner",
+        "Xen was not booted to take keys of this owner; name his public key in vmcrypt-owner= on its command line",
+    ),
+    Entry(
+        Refusal::KeyHost,
+        Errno::EPERM,
+        "key-host",
+        "not sealed for this boot of this host; the owner has to seal it to the public key that Xen shows now",
+    ),
+    Entry(
+        Refusal::KeyChanged,
+        Errno::EPERM,
+        "key-changed",
+        "sealed key does not authenticate: it was changed, or another than the owner it names sealed it",
+    ),
+    Entry(
+        Refusal::KeySerial,
+        Errno::EPERM,
+        "key-serial",
+        "a key with a higher serial was loaded for the domain; the owner has to seal it with that one or a higher",
+    ),
+    Entry(
+        Refusal::KeyringFull,
+        Errno::ENOMEM,
+        "keyring-full",
+        "Xen holds as many domains' keys as it can until it reboots",
+    ),
+    Entry(
+        Refusal::KeyUsed,
+        Errno::EPERM,
+        "key-used",
+        "restored as often as the owner allows while the host is up; the owner can seal the key for more",
+    ),
+    Entry(
+        Refusal::Measurement,
+        Errno::EPERM,
+        "measurement",
+        "launch measurement differs from the one in the owner's key; start what the owner had measured",
     ),
 ];
 
