@@ -7,9 +7,13 @@ use core::{ptr, slice};
 use vmcrypt_core::abi::DomainInfo;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::{Digests, Domain};
-use vmcrypt_core::keys::SessionKeys;
+use vmcrypt_core::ids::{KeyId, SessionId};
+use vmcrypt_core::keys::{RootKey, SessionKeys};
+use vmcrypt_core::sealed_key::Policy;
 use vmcrypt_core::{PfnSet, Refusal, State};
 use zeroize::Zeroize;
+
+use crate::host;
 
 /// Protection state of one domain. Opaque to C.
 pub struct VmcDomain {
@@ -17,8 +21,14 @@ pub struct VmcDomain {
     /// Keys of the open session, or of the record being restored. Read without the lock while a
     /// page is in flight, changed under the lock when none is.
     pub(crate) keys: SessionKeys,
+    /// The owner's key, if there is one.
+    pub(crate) root: RootKey,
+    /// Its identifier, and what the owner allows. None: keys follow from the host key.
+    pub(crate) owner: Option<(KeyId, Policy)>,
     /// Digests of the pages taken in so far by a restore.
     pub(crate) restored: Digests,
+    /// The record being restored was sealed in another boot, of this host or another one.
+    pub(crate) foreign: bool,
     plain: *const AtomicU64,
     exported: *const AtomicU64,
     fresh: *const AtomicU64,
@@ -42,6 +52,26 @@ impl VmcDomain {
 
     pub(crate) const fn pfns(&self) -> u64 {
         self.pfns
+    }
+
+    /// Derives the keys of `session` from the key that the domain is under.
+    pub(crate) fn derive(&mut self, session: &SessionId) {
+        let root = match self.owner {
+            Some(_) => &self.root,
+            None => host::key(),
+        };
+        self.keys.derive(root, session);
+    }
+
+    /// Identifier of the key that the domain is under.
+    pub(crate) fn key_id(&self) -> KeyId {
+        self.owner.map_or_else(|| host::key().key_id(), |(id, _)| id)
+    }
+
+    /// Puts the domain under the host key.
+    pub(crate) fn disown(&mut self) {
+        self.owner = None;
+        self.root.zeroize();
     }
 
     /// The parts that accounting needs, borrowed apart.
@@ -107,6 +137,9 @@ pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
             VmcDomain {
                 control: Domain::new(),
                 keys: SessionKeys::empty(),
+                root: RootKey::empty(),
+                owner: None,
+                foreign: false,
                 restored: Digests::EMPTY,
                 plain: ptr::null(),
                 exported: ptr::null(),
@@ -127,6 +160,7 @@ pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     domain.keys.zeroize();
+    domain.disown();
     domain.restored = Digests::EMPTY;
 }
 
@@ -217,5 +251,7 @@ pub unsafe extern "C" fn vmc_refusal_text(refusal: u32, text: *mut *const u8) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_domain_describe(domain: *mut VmcDomain, info: *mut DomainInfo) {
     // SAFETY: by the caller's promise.
-    unsafe { locked(domain).control.describe(&mut *info) };
+    let (domain, info) = unsafe { (locked(domain), &mut *info) };
+    domain.control.describe(info);
+    info.owner = domain.owner.map_or([0; 16], |(id, _)| id.0);
 }
