@@ -10,5 +10,6 @@ macro_rules! say {
 
 pub mod args;
 pub mod inspect;
+pub mod key;
 pub mod status;
 pub mod sweep;

@@ -9,6 +9,7 @@ pub mod hypercall;
 pub mod image;
 pub mod map;
 pub mod needle;
+pub mod owner;
 pub mod pv;
 pub mod sweep;
 pub mod xen;

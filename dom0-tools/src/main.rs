@@ -1,11 +1,11 @@
-//! `vmcrypt`: what VMCrypt does on this host, and what dom0 can see of a guest.
+//! `vmcrypt`: what VMCrypt does on this host, what dom0 can see of a guest, and the keys of guests' owners.
 
 mod cli;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cli::{inspect, status, sweep};
+use cli::{inspect, key, status, sweep};
 
 /// What VMCrypt does on this host, and what dom0 can see of a guest
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Verb {
     Status(status::Status),
     Sweep(sweep::Sweep),
     Inspect(inspect::Inspect),
+    #[command(subcommand)]
+    Key(key::Key),
 }
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Verb::Status(verb) => verb.run(),
         Verb::Sweep(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
+        Verb::Key(verb) => verb.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("vmcrypt: {error:#}");

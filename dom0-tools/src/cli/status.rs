@@ -71,6 +71,7 @@ fn host_json(host: &HostInfo) -> Value {
         "backend": backend(host),
         "protected_domains": host.domains,
         "key_id": hex::encode(host.key_id),
+        "public_key": hex::encode(host.public_key),
         "pool": {
             "frames": host.pool_frames,
             "free": host.pool_free,
@@ -98,6 +99,7 @@ fn domain_json(info: &DomainInfo, domain: &Domain) -> Value {
         "pages": info.pages,
         "plain": plain,
         "session": session(info),
+        "owner_key_id": owner(info),
         "exported": info.exported,
         "replicas": info.replicas,
         "refusals": refusals,
@@ -110,6 +112,7 @@ fn print_host(host: &HostInfo) {
     say!("VMCrypt     {}", mode(host));
     say!("cipher      HCTR2-AES-256, {}", backend(host));
     say!("host key    {}", hex::encode(host.key_id));
+    say!("public key  {}", hex::encode(host.public_key));
     say!(
         "replicas    {} of {} frames free, {} at the lowest; maps refused for want of one: {}",
         host.pool_free,
@@ -141,6 +144,10 @@ fn print_domain(info: &DomainInfo, domain: &Domain) {
     match session(info) {
         Some(id) => say!("  session   {id}: {} pages exported", info.exported),
         None => say!("  session   none open"),
+    }
+    match owner(info) {
+        Some(id) => say!("  key       the owner's, {id}"),
+        None => say!("  key       follows from the host key: images are good until this host reboots"),
     }
     say!("  replicas  {} mapped by dom0 now", info.replicas);
     for (refusal, count) in refusals(info) {
@@ -187,6 +194,10 @@ fn state(info: &DomainInfo) -> &'static str {
 
 fn session(info: &DomainInfo) -> Option<String> {
     (info.session != [0; 16]).then(|| hex::encode(info.session))
+}
+
+fn owner(info: &DomainInfo) -> Option<String> {
+    (info.owner != [0; 16]).then(|| hex::encode(info.owner))
 }
 
 fn refusals(info: &DomainInfo) -> impl Iterator<Item = (Refusal, u64)> + '_ {
