@@ -9,6 +9,7 @@ pub mod freed;
 pub mod fresh;
 pub mod migrate;
 pub mod oracle;
+pub mod owner;
 pub mod refuse;
 pub mod timing;
 
@@ -327,6 +328,11 @@ pub const ALL: &[Case] = &[
         "oracle",
         "debug build: at every suspend the noted pages are those that a fresh look finds; no assertion fails",
         In(Config::DEBUG, oracle::agrees),
+    ),
+    case(
+        "owner-key",
+        "an image outlives the host's reboot under its owner's key, and under nothing else",
+        Free(&[VmCrypt], owner::reboot),
     ),
     case("off", "vmcrypt=off behaves as stock", In(OFF, canary::off)),
     case(
