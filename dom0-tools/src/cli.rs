@@ -10,6 +10,7 @@ macro_rules! say {
 
 pub mod args;
 pub mod inspect;
+pub mod key;
 pub mod measure;
 pub mod status;
 pub mod sweep;

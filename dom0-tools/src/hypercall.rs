@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::{self, NonNull};
 
-use vmcrypt_core::abi::{DomainInfo, HostInfo};
+use vmcrypt_core::abi::{DomainInfo, HostInfo, KeyLoad};
 
 use crate::content::PAGE;
 use crate::xen::{DomId, Frame};
@@ -293,6 +293,8 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 unsafe impl Plain for HostInfo {}
 // SAFETY: as above.
 unsafe impl Plain for DomainInfo {}
+// SAFETY: as above.
+unsafe impl Plain for KeyLoad {}
 
 /// A memory mapping, unmapped on drop.
 struct Mapping {

@@ -10,6 +10,7 @@ pub mod image;
 pub mod map;
 pub mod measure;
 pub mod needle;
+pub mod owner;
 pub mod pv;
 pub mod sweep;
 pub mod xen;

@@ -1,11 +1,11 @@
-//! `vmcrypt`: what VMCrypt does on this host, and what dom0 can see of a guest.
+//! `vmcrypt`: what VMCrypt does on this host, what dom0 can see of a guest, and the keys of guests' owners.
 
 mod cli;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cli::{inspect, measure, status, sweep};
+use cli::{inspect, key, measure, status, sweep};
 
 /// What VMCrypt does on this host, and what dom0 can see of a guest
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Verb {
     Sweep(sweep::Sweep),
     Inspect(inspect::Inspect),
     Measure(measure::Measure),
+    #[command(subcommand)]
+    Key(key::Key),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Verb::Sweep(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
         Verb::Measure(verb) => verb.run(),
+        Verb::Key(verb) => verb.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("vmcrypt: {error:#}");

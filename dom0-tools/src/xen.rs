@@ -5,7 +5,9 @@
 use std::fmt;
 
 use serde::Serialize;
-use vmcrypt_core::abi::{self, DomainInfo, HostInfo};
+use vmcrypt_core::Refusal;
+use vmcrypt_core::abi::{self, DomainInfo, HostInfo, KeyLoad};
+use vmcrypt_core::sealed_key::SealedKey;
 
 use crate::hypercall::{Buffer, Error, Privcmd};
 use crate::pv;
@@ -180,6 +182,27 @@ pub fn domain_info(xen: &Privcmd, domain: DomId) -> Result<DomainInfo, Error> {
     let call = [abi::OP_DOMAIN_INFO.into(), info.address()];
     xen.call("the protection state of a domain", abi::HYPERCALL.into(), &call)?;
     Ok(info.get(0))
+}
+
+/// Gives Xen a sealed key. The inner result is Xen's judgement of it.
+pub fn load_key(xen: &Privcmd, sealed: &SealedKey<'_>) -> Result<Result<(), Refusal>, Error> {
+    let mut load = KeyLoad {
+        size: sealed.bytes().len() as u32,
+        refusal: 0,
+        bytes: [0; abi::KEY_BYTES],
+    };
+    load.bytes[..sealed.bytes().len()].copy_from_slice(sealed.bytes());
+    let mut buffer = xen.buffer(size_of::<KeyLoad>())?;
+    buffer.put(0, load);
+    let call = [abi::OP_KEY_LOAD.into(), buffer.address()];
+    match xen.call("the key", abi::HYPERCALL.into(), &call) {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => {
+            let number = buffer.get::<KeyLoad>(0).refusal.checked_sub(1);
+            let refusal = number.and_then(Refusal::from_number);
+            refusal.map_or(Err(error), |refusal| Ok(Err(refusal)))
+        }
+    }
 }
 
 /// A domctl, ready for its body at [`domctl::BODY`].

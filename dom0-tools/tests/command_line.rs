@@ -114,3 +114,86 @@ fn without_xen_the_hypervisor_verbs_say_so() {
         assert!(stderr(&output).contains("not on Xen"), "{output:?}");
     }
 }
+
+const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+/// An owner's whole way: draw, seal, look.
+#[test]
+fn an_owner_draws_a_key_and_seals_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let gone = |name: &str| {
+        let scratch = Scratch::new(name, b"");
+        std::fs::remove_file(&scratch.0).expect("it was there");
+        scratch
+    };
+    let (key, sealed) = (gone("owner"), gone("sealed"));
+    let made = vmcrypt(&["key", "new", key.path()]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let mode = std::fs::metadata(&key.0).expect("a key").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let before = std::fs::read(&key.0).expect("a key");
+    let again = vmcrypt(&["key", "new", key.path()]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("File exists"), "{again:?}");
+    assert_eq!(
+        std::fs::read(&key.0).expect("a key"),
+        before,
+        "nothing is overwritten"
+    );
+
+    let shown = vmcrypt(&["key", "show", key.path()]);
+    assert_eq!(shown.stdout, made.stdout);
+    let secret = String::from_utf8_lossy(&before[before.len() - 65..before.len() - 1]).into_owned();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(secret.len() == 64 && !shown.contains(&secret), "{shown}");
+    let owner = shown.split_whitespace().nth(1).expect("the public half");
+
+    let hosts = ["11", "22"].map(|byte| byte.repeat(32));
+    let seal = |more: &[&str]| {
+        let base = ["key", "seal", key.path(), "--uuid", UUID, "--out", sealed.path()];
+        vmcrypt(&[&base[..], more].concat())
+    };
+    let done = seal(&["--host", &hosts[0], &hosts[1], "--restores", "3", "--serial", "4"]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let shown = vmcrypt(&["key", "show", sealed.path()]).stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    for part in [
+        UUID,
+        owner,
+        &hosts[0],
+        &hosts[1],
+        "restores    3",
+        "serial      4",
+        "launched as anything",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    for (wrong, words) in [
+        (&["--host", "12"][..], "64 hexadecimal digits"),
+        (&["--host", &hosts[0], "--restores", "0"], "above 0"),
+        (
+            &["--host", &hosts[0], "--measurement", "zz"],
+            "64 hexadecimal digits",
+        ),
+        (&["--host", &hosts[0]], "File exists"),
+        (&["--host", &hosts[0], "--host", &hosts[0]], "named twice"),
+    ] {
+        let output = seal(wrong);
+        assert_ne!(output.status.code(), Some(0));
+        assert!(stderr(&output).contains(words), "{words}: {output:?}");
+    }
+
+    let load = vmcrypt(&["key", "load", key.path()]);
+    assert!(stderr(&load).contains("must not be in dom0"), "{load:?}");
+    let bytes = std::fs::read(&sealed.0).expect("sealed");
+    let cut = Scratch::new("cut-key", &bytes[..bytes.len() - 1]);
+    let load = vmcrypt(&["key", "load", cut.path()]);
+    assert!(stderr(&load).contains("not a sealed key"), "{load:?}");
+    let large = Scratch::new("large-key", &[0; 4096]);
+    let show = vmcrypt(&["key", "show", large.path()]);
+    assert!(stderr(&show).contains("too large"), "{show:?}");
+    if !Path::new("/dev/xen/privcmd").exists() {
+        let load = vmcrypt(&["key", "load", sealed.path()]);
+        assert!(stderr(&load).contains("not on Xen"), "{load:?}");
+    }
+}

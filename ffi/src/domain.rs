@@ -7,10 +7,14 @@ use core::{ptr, slice};
 use vmcrypt_core::abi::DomainInfo;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::{Digests, Domain};
-use vmcrypt_core::keys::SessionKeys;
+use vmcrypt_core::ids::{KeyId, SessionId};
+use vmcrypt_core::keys::{RootKey, SessionKeys};
 use vmcrypt_core::measure::Measurement;
+use vmcrypt_core::sealed_key::Policy;
 use vmcrypt_core::{PfnSet, Refusal, State};
 use zeroize::Zeroize;
+
+use crate::host;
 
 /// Protection state of one domain. Opaque to C.
 pub struct VmcDomain {
@@ -18,10 +22,16 @@ pub struct VmcDomain {
     /// Keys of the open session, or of the record being restored. Read without the lock while a
     /// page is in flight, changed under the lock when none is.
     pub(crate) keys: SessionKeys,
+    /// The owner's key, if there is one.
+    pub(crate) root: RootKey,
+    /// Its identifier, and what the owner allows. None: keys follow from the host key.
+    pub(crate) owner: Option<(KeyId, Policy)>,
     /// Digests of the pages taken in so far by a restore.
     pub(crate) restored: Digests,
     /// Of a new domain, while its first unpause is under way.
     pub(crate) measurement: Measurement,
+    /// The record being restored was sealed in another boot, of this host or another one.
+    pub(crate) foreign: bool,
     plain: *const AtomicU64,
     exported: *const AtomicU64,
     fresh: *const AtomicU64,
@@ -45,6 +55,26 @@ impl VmcDomain {
 
     pub(crate) const fn pfns(&self) -> u64 {
         self.pfns
+    }
+
+    /// Derives the keys of `session` from the key that the domain is under.
+    pub(crate) fn derive(&mut self, session: &SessionId) {
+        let root = match self.owner {
+            Some(_) => &self.root,
+            None => host::key(),
+        };
+        self.keys.derive(root, session);
+    }
+
+    /// Identifier of the key that the domain is under.
+    pub(crate) fn key_id(&self) -> KeyId {
+        self.owner.map_or_else(|| host::key().key_id(), |(id, _)| id)
+    }
+
+    /// Puts the domain under the host key.
+    pub(crate) fn disown(&mut self) {
+        self.owner = None;
+        self.root.zeroize();
     }
 
     /// The parts that accounting needs, borrowed apart.
@@ -110,6 +140,9 @@ pub unsafe extern "C" fn vmc_domain_init(domain: *mut VmcDomain) {
             VmcDomain {
                 control: Domain::new(),
                 keys: SessionKeys::empty(),
+                root: RootKey::empty(),
+                owner: None,
+                foreign: false,
                 restored: Digests::EMPTY,
                 measurement: Measurement::new(),
                 plain: ptr::null(),
@@ -149,6 +182,7 @@ pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     domain.keys.zeroize();
+    domain.disown();
     domain.restored = Digests::EMPTY;
     domain.control.wipe_session();
 }
@@ -245,5 +279,7 @@ pub unsafe extern "C" fn vmc_refusal_text(refusal: u32, text: *mut *const u8) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_domain_describe(domain: *mut VmcDomain, info: *mut DomainInfo) {
     // SAFETY: by the caller's promise.
-    unsafe { locked(domain).control.describe(&mut *info) };
+    let (domain, info) = unsafe { (locked(domain), &mut *info) };
+    domain.control.describe(info);
+    info.owner = domain.owner.map_or([0; 16], |(id, _)| id.0);
 }

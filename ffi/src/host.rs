@@ -1,11 +1,12 @@
-//! What belongs to the machine: the host key and the choice of cipher backend.
+//! What belongs to the machine: the host key, the key pair of this boot and the choice of cipher backend.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use vmcrypt_core::Refusal;
 use vmcrypt_core::abi::{self, HostInfo};
-use vmcrypt_core::keys::HostKey;
+use vmcrypt_core::hpke::KeyPair;
+use vmcrypt_core::keys::RootKey;
 use zeroize::Zeroize;
 
 use crate::{Verdict, imports, stack, verdict};
@@ -16,6 +17,10 @@ pub const VMC_INTERFACE_VERSION: u32 = 2;
 pub const VMC_OP_HOST_INFO: u32 = 0;
 /// Sub-operation: fill a domain information structure.
 pub const VMC_OP_DOMAIN_INFO: u32 = 1;
+/// Sub-operation: take a sealed key.
+pub const VMC_OP_KEY_LOAD: u32 = 2;
+/// Room for a sealed key.
+pub const KEY_BYTES: usize = 2040;
 /// Slots in the counts of plain pages.
 pub const PLAIN_CLASSES: usize = 8;
 /// Slots in the counts of refusals.
@@ -26,6 +31,8 @@ const _: () = assert!(
     VMC_INTERFACE_VERSION == abi::INTERFACE_VERSION
         && VMC_OP_HOST_INFO == abi::OP_HOST_INFO
         && VMC_OP_DOMAIN_INFO == abi::OP_DOMAIN_INFO
+        && VMC_OP_KEY_LOAD == abi::OP_KEY_LOAD
+        && KEY_BYTES == abi::KEY_BYTES
         && PLAIN_CLASSES == abi::PLAIN_CLASSES
         && REFUSALS == abi::REFUSALS
 );
@@ -35,17 +42,26 @@ pub const VMC_BACKEND_PORTABLE: u32 = 0;
 /// Page cipher with AES-NI and PCLMULQDQ.
 pub const VMC_BACKEND_AESNI: u32 = 1;
 
-struct HostCell(UnsafeCell<HostKey>);
+/// The keys of this boot.
+struct HostKeys {
+    root: RootKey,
+    pair: KeyPair,
+}
+
+struct HostCell(UnsafeCell<HostKeys>);
 
 // SAFETY: written by `vmc_host_init` before any second CPU or domain can ask, and by `vmc_host_wipe`, which
 // first sees to it that nothing made with what others read in that moment counts.
 unsafe impl Sync for HostCell {}
 
 static WIPED: AtomicBool = AtomicBool::new(false);
-static KEY: HostCell = HostCell(UnsafeCell::new(HostKey::empty()));
+static KEY: HostCell = HostCell(UnsafeCell::new(HostKeys {
+    root: RootKey::empty(),
+    pair: KeyPair::empty(),
+}));
 static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
 
-/// Draws the host key and takes note of the backend.
+/// Draws the host key and the key pair of this boot, and takes note of the backend.
 ///
 /// # Safety
 /// Called once, at boot, before the first domain is created.
@@ -54,13 +70,13 @@ pub unsafe extern "C" fn vmc_host_init(backend: u32) -> Verdict {
     BACKEND.store(backend, Ordering::Relaxed);
     WIPED.store(false, Ordering::Relaxed);
     // SAFETY: nobody else holds the key yet, by the caller's promise.
-    let key = unsafe { &mut *KEY.0.get() };
-    let drawn = stack::wiped(|| key.draw(imports::random));
+    let keys = unsafe { &mut *KEY.0.get() };
+    let drawn = stack::wiped(|| keys.root.draw(imports::random) && keys.pair.draw(imports::random));
     verdict(drawn.then_some(()).ok_or(Refusal::NoEntropy))
 }
 
-/// Wipes the host key; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work, and may
-/// stop anywhere: what they make of a key that is wiped under them is refused by [`intact`].
+/// Wipes the host key and the key pair; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work,
+/// and may stop anywhere: what they make of a key that is wiped under them is refused by [`intact`].
 ///
 /// # Safety
 /// Called when the machine goes down.
@@ -69,8 +85,10 @@ pub unsafe extern "C" fn vmc_host_wipe() {
     WIPED.store(true, Ordering::Relaxed);
     // Whoever reads a byte of what follows also reads the flag.
     fence(Ordering::SeqCst);
-    // SAFETY: whoever still reads the key asks `intact()` before the result is used.
-    unsafe { &mut *KEY.0.get() }.zeroize();
+    // SAFETY: whoever still reads the keys asks `intact()` before the result is used.
+    let keys = unsafe { &mut *KEY.0.get() };
+    keys.root.zeroize();
+    keys.pair.zeroize();
 }
 
 /// Whether no key was wiped up to now: asked after keys were used and before anybody sees what came out.
@@ -98,11 +116,18 @@ pub unsafe extern "C" fn vmc_host_describe(info: *mut HostInfo) {
         ..HostInfo::default()
     };
     info.key_id = stack::wiped(|| key().key_id().0);
+    info.public_key = pair().public().0;
 }
 
-pub(crate) fn key() -> &'static HostKey {
+pub(crate) fn key() -> &'static RootKey {
     // SAFETY: after boot the key is only read.
-    unsafe { &*KEY.0.get() }
+    unsafe { &(*KEY.0.get()).root }
+}
+
+/// The key pair of this boot, to which owners seal their keys.
+pub(crate) fn pair() -> &'static KeyPair {
+    // SAFETY: after boot it is only read.
+    unsafe { &(*KEY.0.get()).pair }
 }
 
 pub(crate) fn backend() -> u32 {

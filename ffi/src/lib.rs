@@ -15,6 +15,7 @@
 pub mod domain;
 pub mod host;
 pub mod imports;
+pub mod key;
 pub mod measure;
 pub mod page;
 pub mod plain;

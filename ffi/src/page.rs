@@ -96,7 +96,7 @@ pub unsafe extern "C" fn vmc_page_begin(
             return verdict(Err(Refusal::NoEntropy));
         };
         let id = SessionId((u128::from(low) << 64 | u128::from(high)).to_le_bytes());
-        stack::wiped(|| domain.keys.derive(host::key(), &id));
+        stack::wiped(|| domain.derive(&id));
         domain.exported().clear();
         domain.control.open_session(id);
         enter = domain.control.begin_page(false);

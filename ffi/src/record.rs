@@ -3,14 +3,15 @@
 use core::slice;
 
 use vmcrypt_core::domain::Digests;
-use vmcrypt_core::ids::SessionId;
+use vmcrypt_core::ids::{KeyId, SessionId};
 use vmcrypt_core::record::{self, FACTS, Facts, HEADER, Header, STATES, TAG};
 use vmcrypt_core::seal::{Opener, SealTag, Sealer};
+use vmcrypt_core::sealed_key::Policy;
 use vmcrypt_core::{Pfn, PfnSet, Refusal};
 use zeroize::Zeroize;
 
 use crate::domain::{VmcDomain, locked};
-use crate::{Verdict, host, stack, verdict};
+use crate::{Verdict, host, key, stack, verdict};
 
 /// Offset of the states in a record.
 pub const VMC_RECORD_STATES: usize = 320;
@@ -114,11 +115,12 @@ fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Resu
         measurement: facts.measurement,
         states: facts.states,
         state_size: facts.state_size,
+        boot: host::key().key_id(),
     };
     let total = facts.write(buffer, domain.plain()).ok_or(Refusal::RecordSize)?;
     let header = Header {
         total: total as u64,
-        key: host::key().key_id(),
+        key: domain.key_id(),
         session,
         sequence,
     };
@@ -138,10 +140,10 @@ fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Resu
 
 /// Opens the record in `buffer`, which must belong to the domain with handle `uuid`, in place: afterwards
 /// its parts stand there in clear. The domain's keys
-/// are those of the record's session from now on.
+/// are those of the record's session from now on, and it is under the key that the record was sealed under.
 ///
 /// # Safety
-/// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
+/// As for [`vmc_domain_own`](crate::key::vmc_domain_own); `buffer` is Xen's own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_record_open(
     domain: *mut VmcDomain,
@@ -159,28 +161,24 @@ pub unsafe extern "C" fn vmc_record_open(
             &mut *facts,
         )
     };
-    verdict(stack::wiped(|| open(domain, uuid, buffer)).map(|facts| *out = facts))
+    let opened = stack::wiped(|| open(domain, uuid, buffer));
+    if opened.is_err() {
+        domain.disown();
+    }
+    verdict(opened.map(|facts| *out = facts))
 }
 
 fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<VmcFacts, Refusal> {
     let header = Header::read(buffer)?;
-    if header.key != host::key().key_id() {
-        return Err(Refusal::RecordKey);
-    }
-    let (clear, rest) = buffer.split_at_mut_checked(HEADER).ok_or(Refusal::RecordSize)?;
-    let (body, tag) = rest.split_last_chunk_mut::<TAG>().ok_or(Refusal::RecordSize)?;
-    domain.keys.derive(host::key(), &header.session);
-    let mut opener = Opener::empty();
-    opener.begin(domain.keys.record(), header.sequence, clear);
-    opener.check(body);
-    opener
-        .verify(&SealTag(*tag))
-        .and_then(|()| opener.open(body))
-        .map_err(|_| Refusal::RecordChanged)?;
-    host::intact()?;
+    let policy = take_key(domain, uuid, header.key)?;
+    decrypt(domain, &header, buffer)?;
     let facts = Facts::read(buffer)?;
     if facts.uuid != *uuid {
         return Err(Refusal::RecordDomain);
+    }
+    domain.foreign = facts.boot != host::key().key_id();
+    if !policy.admits(&facts.measurement) {
+        return Err(Refusal::Measurement);
     }
     Ok(VmcFacts {
         uuid: facts.uuid,
@@ -198,6 +196,35 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
         state_size: facts.state_size,
         session: header.session,
     })
+}
+
+/// Opens the record under the key that the domain is under, in a stack frame of its own.
+#[inline(never)]
+fn decrypt(domain: &mut VmcDomain, header: &Header, buffer: &mut [u8]) -> Result<(), Refusal> {
+    let (clear, rest) = buffer.split_at_mut_checked(HEADER).ok_or(Refusal::RecordSize)?;
+    let (body, tag) = rest.split_last_chunk_mut::<TAG>().ok_or(Refusal::RecordSize)?;
+    domain.derive(&header.session);
+    let mut opener = Opener::empty();
+    opener.begin(domain.keys.record(), header.sequence, clear);
+    opener.check(body);
+    opener
+        .verify(&SealTag(*tag))
+        .and_then(|()| opener.open(body))
+        .map_err(|_| Refusal::RecordChanged)?;
+    host::intact()
+}
+
+/// Puts the domain under the key that a record names, the host's or its owner's, and says what that one allows.
+#[inline(never)]
+fn take_key(domain: &mut VmcDomain, uuid: &[u8; 16], id: KeyId) -> Result<Policy, Refusal> {
+    domain.disown();
+    if id == host::key().key_id() {
+        return Ok(Policy::default());
+    }
+    // SAFETY: by the promise of the caller of `vmc_record_open`.
+    let policy = unsafe { key::ring() }.reopen(uuid, id, &mut domain.root)?;
+    domain.owner = Some((id, policy));
+    Ok(policy)
 }
 
 /// Begins a restore: decodes the recorded set of plain pages into `words`, and starts the digests anew.

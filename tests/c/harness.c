@@ -349,6 +349,42 @@ static void cycle(uint32_t backend)
     free(image.record);
 }
 
+/* Owners' keys, as far as they come without an owner. */
+static void keys(void)
+{
+    static const char digits[] =
+        "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f";
+    struct VmcKeyLoad *load = buffer(sizeof(*load));
+    struct VmcDomain *domain = buffer(vmc_domain_size());
+    const uint8_t handle[16] = {7}, measured[32] = {9};
+
+    CHECK("an owner has 64 digits", !vmc_owner_add((const uint8_t *)digits, 63) &&
+                                        vmc_owner_add((const uint8_t *)digits, 64));
+    load->size = ~0u;
+    CHECK("a key larger than its room is refused",
+          vmc_key_load(load) == VMC_REFUSAL_KEY_FORMAT + 1 && load->refusal == VMC_REFUSAL_KEY_FORMAT + 1);
+    load->size = sizeof(load->bytes);
+    CHECK("zeros are no key", vmc_key_load(load) == VMC_REFUSAL_KEY_FORMAT + 1);
+    load->size = 128 + 112 + 32;
+    memcpy(load->bytes, "VMCKEY\r\n\1\0\0\0\1", 13);
+    CHECK("a key of nobody's is refused", vmc_key_load(load) == VMC_REFUSAL_KEY_OWNER + 1);
+    for ( unsigned int i = 0; i < 32; i++ )
+        sscanf(digits + 2 * i, "%2hhx", load->bytes + 32 + i);
+    load->bytes[128] = 1;
+    CHECK("a key for another host is refused", vmc_key_load(load) == VMC_REFUSAL_KEY_HOST + 1);
+    free(load);
+
+    vmc_domain_init(domain);
+    CHECK("a domain without an owner's key is under the host's",
+          vmc_domain_own(domain, (const uint8_t (*)[16])handle, (const uint8_t (*)[32])measured) == 0 &&
+              vmc_domain_policy(domain) == VMC_POLICY_HOST);
+    CHECK("and its images are as good as the ledger says",
+          vmc_domain_unvouched(domain, (const uint8_t (*)[16])handle, true) == VMC_REFUSAL_SPENT + 1);
+    vmc_domain_wipe(domain);
+    free(domain);
+    vmc_keyring_wipe();
+}
+
 static void texts(void)
 {
     struct VmcDomain *domain = buffer(vmc_domain_size());
@@ -382,6 +418,9 @@ int main(void)
 {
     group_name = "refusals";
     texts();
+    end_of_group();
+    group_name = "owners' keys";
+    keys();
     end_of_group();
     group_name = "portable";
     cycle(VMC_BACKEND_PORTABLE);

@@ -4,7 +4,7 @@
 //! command line reads them. Layouts are asserted below; a change of layout is a change of
 //! [`INTERFACE_VERSION`].
 
-use static_assertions::const_assert_eq;
+use static_assertions::{const_assert, const_assert_eq};
 
 /// Version of every structure in this module.
 pub const INTERFACE_VERSION: u32 = 2;
@@ -15,11 +15,16 @@ pub const HYPERCALL: u32 = 50;
 pub const OP_HOST_INFO: u32 = 0;
 /// Sub-operation: fill a [`DomainInfo`]; the caller sets `domid`.
 pub const OP_DOMAIN_INFO: u32 = 1;
+/// Sub-operation: take the sealed key in a [`KeyLoad`].
+pub const OP_KEY_LOAD: u32 = 2;
 
 /// Number of slots in [`DomainInfo::plain`], indexed by [`crate::PlainClass`].
 pub const PLAIN_CLASSES: usize = 8;
 /// Number of slots in [`DomainInfo::refusals`], indexed by [`crate::Refusal`].
 pub const REFUSALS: usize = 48;
+
+/// Room for a sealed key; the largest is [`crate::sealed_key::MAX`].
+pub const KEY_BYTES: usize = 2040;
 
 /// What VMCrypt does on this host.
 #[repr(C)]
@@ -103,8 +108,22 @@ impl Default for DomainInfo {
     }
 }
 
+/// A sealed key on its way to Xen.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyLoad {
+    /// IN: bytes of the key.
+    pub size: u32,
+    /// OUT: reason of a refusal plus one, 0 if the key was taken.
+    pub refusal: u32,
+    /// IN: the file, and nothing that matters behind it.
+    pub bytes: [u8; KEY_BYTES],
+}
+
 const_assert_eq!(size_of::<HostInfo>(), 96);
 const_assert_eq!(
     size_of::<DomainInfo>(),
     48 + 8 + 8 * PLAIN_CLASSES + 16 + 8 * REFUSALS + 48
 );
+const_assert_eq!(size_of::<KeyLoad>(), 2048);
+const_assert!(crate::sealed_key::MAX <= KEY_BYTES);

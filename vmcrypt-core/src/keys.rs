@@ -16,10 +16,10 @@ const PAGE_INFO: &[u8] = b"vmcrypt/1 page cipher and tag";
 const RECORD_INFO: &[u8] = b"vmcrypt/1 record";
 const SEAL_INFO: &[u8] = b"vmcrypt/1 seal";
 
-/// The secret from which everything else follows: drawn by Xen at boot.
-pub struct HostKey([u8; 32]);
+/// The secret from which everything else follows: drawn by Xen at boot, or given by a domain's owner.
+pub struct RootKey([u8; 32]);
 
-impl HostKey {
+impl RootKey {
     /// A key that is not drawn yet.
     pub const fn empty() -> Self {
         Self([0; 32])
@@ -30,26 +30,43 @@ impl HostKey {
         self.0 = *secret;
     }
 
+    /// Takes the same key as `other`, on purpose: keys have no `Clone`.
+    pub fn copy(&mut self, other: &Self) {
+        self.0 = other.0;
+    }
+
+    /// Derives `out` for a purpose of its own.
+    pub(crate) fn derive(&self, purpose: &[u8], out: &mut [u8]) {
+        hkdf(&[], &self.0, &[purpose], out);
+    }
+
     /// Draws the key, word by word, from hardware entropy. If `draw` fails once, the key stays empty and the
     /// answer is `false`.
     #[must_use]
-    pub fn draw(&mut self, mut draw: impl FnMut() -> Option<u64>) -> bool {
-        for word in self.0.as_chunks_mut::<8>().0 {
-            let Some(random) = draw() else {
-                self.0.zeroize();
-                return false;
-            };
-            *word = random.to_ne_bytes();
-        }
-        true
+    pub fn draw(&mut self, draw: impl FnMut() -> Option<u64>) -> bool {
+        draw_secret(&mut self.0, draw)
     }
 
     /// Identifies the key without giving anything away.
+    #[inline(never)]
     pub fn key_id(&self) -> KeyId {
         let mut id = KeyId::default();
         hkdf(ID_SALT, &self.0, &[ID_INFO], &mut id.0);
         id
     }
+}
+
+/// Fills `secret` word by word; if `draw` fails once, it is zero and the answer is `false`.
+#[must_use]
+pub(crate) fn draw_secret(secret: &mut [u8; 32], mut draw: impl FnMut() -> Option<u64>) -> bool {
+    for word in secret.as_chunks_mut::<8>().0 {
+        let Some(random) = draw() else {
+            secret.zeroize();
+            return false;
+        };
+        *word = random.to_ne_bytes();
+    }
+    true
 }
 
 /// The keys of one session: that of the page cipher and that from which sealing keys follow.
@@ -69,12 +86,13 @@ impl SessionKeys {
     }
 
     /// Derives the keys of `session` in place.
-    pub fn derive(&mut self, host: &HostKey, session: &SessionId) {
+    #[inline(never)]
+    pub fn derive(&mut self, root: &RootKey, session: &SessionId) {
         let mut secret = [0; 64];
-        hkdf(&session.0, &host.0, &[PAGE_INFO], &mut secret);
+        hkdf(&session.0, &root.0, &[PAGE_INFO], &mut secret);
         self.page.set(&secret);
         secret.zeroize();
-        self.record.derive(host, session);
+        self.record.derive(root, session);
     }
 
     /// Key of the page cipher.
@@ -98,8 +116,8 @@ impl RecordKey {
     }
 
     /// Derives the record key of `session` in place.
-    pub fn derive(&mut self, host: &HostKey, session: &SessionId) {
-        hkdf(&session.0, &host.0, &[RECORD_INFO], &mut self.0);
+    pub fn derive(&mut self, root: &RootKey, session: &SessionId) {
+        hkdf(&session.0, &root.0, &[RECORD_INFO], &mut self.0);
     }
 
     /// Encryption key and MAC key of the session's record number `counter`.
@@ -132,7 +150,7 @@ macro_rules! secret {
 }
 
 secret! {
-    HostKey => |key| key.0.zeroize();
+    RootKey => |key| key.0.zeroize();
     RecordKey => |key| key.0.zeroize();
     SessionKeys => |keys| { keys.page.zeroize(); keys.record.zeroize() };
 }

@@ -12,7 +12,9 @@ mod bytes;
 pub mod cipher;
 mod class;
 pub mod domain;
+pub mod hpke;
 pub mod ids;
+pub mod keyring;
 pub mod keys;
 pub mod mac;
 pub mod measure;
@@ -22,6 +24,7 @@ pub mod polyval;
 pub mod record;
 mod refusal;
 pub mod seal;
+pub mod sealed_key;
 pub mod sethash;
 
 pub use bitmap::PfnSet;

@@ -128,12 +128,17 @@ impl Drop for Hmac {
 /// HKDF-SHA-256: fills `out` (at most 255 times 32 bytes are derived, more stay zero) with key material
 /// for the purpose `info`.
 pub fn hkdf(salt: &[u8], secret: &[u8], info: &[&[u8]], out: &mut [u8]) {
-    let mut mac = Hmac::empty();
-    mac.start(salt);
-    mac.update(secret);
-    let mut prk = mac.finish();
+    let mut prk = extract(salt, &[secret]);
     expand(&prk, info, out);
     prk.zeroize();
+}
+
+/// The first half of HKDF: makes a secret uniform, which may come in parts.
+pub fn extract(salt: &[u8], secret: &[&[u8]]) -> Digest {
+    let mut mac = Hmac::empty();
+    mac.start(salt);
+    secret.iter().for_each(|part| mac.update(part));
+    mac.finish()
 }
 
 /// The second half of HKDF: `prk` is uniform already. `info` may come in parts.

@@ -35,7 +35,7 @@ pub const TAG: usize = 32;
 pub struct Header {
     /// Bytes of the whole record.
     pub total: u64,
-    /// Host key it was sealed under.
+    /// Key it was sealed under: of a host, or of the owner.
     pub key: KeyId,
     /// Session whose pages it belongs to.
     pub session: SessionId,
@@ -72,6 +72,8 @@ pub struct Facts {
     pub states: u32,
     /// Bytes of one state.
     pub state_size: u32,
+    /// Host key of the boot in which the record was sealed, under whichever key.
+    pub boot: KeyId,
 }
 
 /// Largest number of bytes that a record of this shape can take.
@@ -144,6 +146,7 @@ impl Facts {
         w.bytes(&self.measurement)?;
         w.u32(self.states)?;
         w.u32(self.state_size)?;
+        w.bytes(&self.boot.0)?;
         let start = self.set_start()?;
         let set = start.checked_add(8)?;
         let len = runs::encode(plain, record.get_mut(set..)?)?;
@@ -177,6 +180,7 @@ impl Facts {
                 measurement: r.array()?,
                 states: r.u32()?,
                 state_size: r.u32()?,
+                boot: KeyId(r.array()?),
             };
             facts.set_bytes(record)?;
             Some(facts)

@@ -23,7 +23,7 @@ pub enum Refusal {
     RecordSize = 7,
     /// Not a sealed record of this version.
     RecordFormat = 8,
-    /// The record was sealed under another host key.
+    /// The record was sealed under a key that is neither the host's nor one that the domain's owner loaded.
     RecordKey = 9,
     /// The record belongs to another domain.
     RecordDomain = 10,
@@ -71,6 +71,22 @@ pub enum Refusal {
     GoingDown = 31,
     /// A new domain is not as the domain builder leaves one.
     LaunchForm = 32,
+    /// The file is no sealed key of this version.
+    KeyFormat = 33,
+    /// The key is from somebody whose keys Xen was not booted to take.
+    KeyOwner = 34,
+    /// The key was not sealed for this boot of this host.
+    KeyHost = 35,
+    /// The sealed key does not authenticate.
+    KeyChanged = 36,
+    /// A later key of the domain was loaded before.
+    KeySerial = 37,
+    /// Keys of as many domains as fit were loaded.
+    KeyringFull = 38,
+    /// The owner allows no further restore.
+    KeyUsed = 39,
+    /// The domain is not what the owner's policy names.
+    Measurement = 40,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -78,7 +94,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 33] = [
+const ENTRIES: [Entry; 41] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -137,7 +153,7 @@ const ENTRIES: [Entry; 33] = [
         Refusal::RecordKey,
         Errno::EPERM,
         "record-key",
-        "sealed record is for another host key: another host wrote it, or this host before it rebooted",
+        "Xen lacks the record's key: load the owner's key, or restore where, and before the host rebooted, it was saved",
     ),
     Entry(
         Refusal::RecordDomain,
@@ -276,6 +292,54 @@ const ENTRIES: [Entry; 33] = [
         Errno::EPERM,
         "launch-form",
         "new domain is not as the domain builder leaves one, so its launch cannot be measured; create it by stock xl",
+    ),
+    Entry(
+        Refusal::KeyFormat,
+        Errno::EINVAL,
+        "key-format",
+        "not a sealed key of this version; seal it again with `vmcrypt key seal` of the same version as Xen",
+    ),
+    Entry(
+        Refusal::KeyOwner,
+        Errno::EPERM,
+        "key-owner",
+        "Xen was not booted to take keys of this owner; name his public key in vmcrypt-owner= on its command line",
+    ),
+    Entry(
+        Refusal::KeyHost,
+        Errno::EPERM,
+        "key-host",
+        "not sealed for this boot of this host; the owner has to seal it to the public key that Xen shows now",
+    ),
+    Entry(
+        Refusal::KeyChanged,
+        Errno::EPERM,
+        "key-changed",
+        "sealed key does not authenticate: it was changed, or another than the owner it names sealed it",
+    ),
+    Entry(
+        Refusal::KeySerial,
+        Errno::EPERM,
+        "key-serial",
+        "a key with a higher serial was loaded for the domain; the owner has to seal it with that one or a higher",
+    ),
+    Entry(
+        Refusal::KeyringFull,
+        Errno::ENOMEM,
+        "keyring-full",
+        "Xen holds as many domains' keys as it can until it reboots",
+    ),
+    Entry(
+        Refusal::KeyUsed,
+        Errno::EPERM,
+        "key-used",
+        "restored as often as the owner allows while the host is up; the owner can seal the key for more",
+    ),
+    Entry(
+        Refusal::Measurement,
+        Errno::EPERM,
+        "measurement",
+        "launch measurement differs from the one in the owner's key; start what the owner had measured",
     ),
 ];
 

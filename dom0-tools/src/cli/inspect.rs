@@ -86,7 +86,7 @@ fn print(name: &str, report: &Report) {
             match record.refusal {
                 Some(why) => say!("            {why}"),
                 None => say!(
-                    "            host key {}, session {}, number {}",
+                    "            key {}, session {}, number {}",
                     record.key_id,
                     record.session,
                     record.sequence

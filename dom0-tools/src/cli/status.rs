@@ -71,6 +71,7 @@ fn host_json(host: &HostInfo) -> Value {
         "backend": backend(host),
         "protected_domains": host.domains,
         "key_id": hex::encode(host.key_id),
+        "public_key": hex::encode(host.public_key),
         "pool": {
             "frames": host.pool_frames,
             "free": host.pool_free,
@@ -99,6 +100,7 @@ fn domain_json(info: &DomainInfo, domain: &Domain) -> Value {
         "plain": plain,
         "measurement": measurement(info),
         "session": session(info),
+        "owner_key_id": owner(info),
         "exported": info.exported,
         "replicas": info.replicas,
         "refusals": refusals,
@@ -111,6 +113,7 @@ fn print_host(host: &HostInfo) {
     say!("VMCrypt     {}", mode(host));
     say!("cipher      HCTR2-AES-256, {}", backend(host));
     say!("host key    {}", hex::encode(host.key_id));
+    say!("public key  {}", hex::encode(host.public_key));
     say!(
         "replicas    {} of {} frames free, {} at the lowest; maps refused for want of one: {}",
         host.pool_free,
@@ -145,6 +148,10 @@ fn print_domain(info: &DomainInfo, domain: &Domain) {
     match session(info) {
         Some(id) => say!("  session   {id}: {} pages exported", info.exported),
         None => say!("  session   none open"),
+    }
+    match owner(info) {
+        Some(id) => say!("  key       the owner's, {id}"),
+        None => say!("  key       follows from the host key: images are good until this host reboots"),
     }
     say!("  replicas  {} mapped by dom0 now", info.replicas);
     for (refusal, count) in refusals(info) {
@@ -195,6 +202,10 @@ fn session(info: &DomainInfo) -> Option<String> {
 
 fn measurement(info: &DomainInfo) -> Option<String> {
     (info.measurement != [0; 32]).then(|| hex::encode(info.measurement))
+}
+
+fn owner(info: &DomainInfo) -> Option<String> {
+    (info.owner != [0; 16]).then(|| hex::encode(info.owner))
 }
 
 fn refusals(info: &DomainInfo) -> impl Iterator<Item = (Refusal, u64)> + '_ {

@@ -10,6 +10,7 @@ pub mod fresh;
 pub mod measurement;
 pub mod migrate;
 pub mod oracle;
+pub mod owner;
 pub mod refuse;
 pub mod timing;
 pub mod wipe;
@@ -379,6 +380,11 @@ pub const ALL: &[Case] = &[
         "wipe-panic-reboots",
         "nor when Xen panics under load and reboots",
         Free(&[VmCrypt], wipe::panic_reboots),
+    ),
+    case(
+        "owner-key",
+        "an image outlives the host's reboot under its owner's key, and under nothing else",
+        Free(&[VmCrypt], owner::reboot),
     ),
     case("off", "vmcrypt=off behaves as stock", In(OFF, canary::off)),
     case(

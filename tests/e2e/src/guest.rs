@@ -14,6 +14,8 @@ pub struct Spec {
     pub vcpus: u32,
     /// How many it may have at most.
     pub max_vcpus: u32,
+    /// Its uuid, if it is not for xl to choose.
+    pub uuid: Option<&'static str>,
     /// Added to its kernel's command line.
     pub arguments: &'static str,
     /// What it does.
@@ -28,6 +30,7 @@ impl Spec {
             memory_mib: 128,
             vcpus: 1,
             max_vcpus: 1,
+            uuid: None,
             arguments: "",
             roles: vec![Role::Secret],
         }
@@ -65,6 +68,14 @@ impl Spec {
         Spec { max_vcpus, ..self }
     }
 
+    /// The same with this uuid.
+    pub fn uuid(self, uuid: &'static str) -> Spec {
+        Spec {
+            uuid: Some(uuid),
+            ..self
+        }
+    }
+
     /// The same with more on its kernel's command line.
     pub fn arguments(self, arguments: &'static str) -> Spec {
         Spec { arguments, ..self }
@@ -89,6 +100,9 @@ impl Spec {
              vmcrypt.server=10.77.0.1:7777 {arguments}\"\n",
             roles.join(",")
         );
+        if let Some(uuid) = self.uuid {
+            config += &format!("uuid = \"{uuid}\"\n");
+        }
         if self.roles.contains(&Role::Disk) {
             config += &format!("disk = [ \"format=raw,vdev=xvda,access=rw,target=/root/{name}.disk\" ]\n");
         }
@@ -129,6 +143,12 @@ impl Guest {
             migrated: false,
             boots: 0,
         }
+    }
+
+    /// Its console is another file from now on: dom0 booted again.
+    pub(crate) fn new_console(&mut self) {
+        self.read.clear();
+        self.unfinished.clear();
     }
 
     /// Its name.

@@ -12,7 +12,7 @@ use std::path::Path;
 use vmcrypt_core::aes::AesKey;
 use vmcrypt_core::cipher::{PAGE_SIZE, PageKind, Portable, Tweak, encrypt_page};
 use vmcrypt_core::ids::SessionId;
-use vmcrypt_core::keys::{HostKey, RecordKey, SessionKeys};
+use vmcrypt_core::keys::{RecordKey, RootKey, SessionKeys};
 use vmcrypt_core::mac::{Hmac, expand, hkdf};
 use vmcrypt_core::polyval::HashKey;
 use vmcrypt_core::record::{Facts, HEADER, Header, MAGIC, TAG};
@@ -35,7 +35,7 @@ impl Host {
         const PLACE: usize = 2 << 20;
         const IMAGE: usize = 8 << 20;
         let mut image = Vec::new();
-        let mut candidate = HostKey::empty();
+        let mut candidate = RootKey::empty();
         for at in (0..std::fs::metadata(dump)?.len()).step_by(PLACE) {
             read_at(dump, at, 4096, &mut image)?;
             if !image.windows(4).any(|word| word == MULTIBOOT) {
@@ -57,8 +57,8 @@ impl Host {
         anyhow::bail!("the host key is not in Xen's image; has the place moved where it is kept?")
     }
 
-    fn key(&self) -> HostKey {
-        let mut key = HostKey::empty();
+    fn key(&self) -> RootKey {
+        let mut key = RootKey::empty();
         key.set(&self.0);
         key
     }
@@ -154,7 +154,11 @@ impl Needles {
         self.swapped(&passing, tag);
         for counter in 0..4u64 {
             let mut sealing = [0; 64];
-            expand(&record, &[b"vmcrypt/1 seal", &counter.to_le_bytes()], &mut sealing);
+            expand(
+                &record,
+                &[b"vmcrypt/1 seal", &counter.to_le_bytes()],
+                &mut sealing,
+            );
             self.secret(&passing, &sealing);
         }
     }
@@ -258,7 +262,9 @@ impl Needles {
         }
         let mut found: Found = self.names.iter().map(|name| (name.clone(), (0, 0))).collect();
         for (window, times) in places {
-            let entry = found.entry(self.names[self.windows[&window]].clone()).or_default();
+            let entry = found
+                .entry(self.names[self.windows[&window]].clone())
+                .or_default();
             entry.0 += 1;
             entry.1 += times;
         }

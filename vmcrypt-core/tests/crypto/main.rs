@@ -1,5 +1,6 @@
 //! The cryptography, seen from outside.
 
 mod backend;
+mod hpke;
 mod portable;
 mod records;

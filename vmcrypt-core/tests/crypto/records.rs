@@ -3,17 +3,17 @@
 use crate::backend::Random;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::ids::SessionId;
-use vmcrypt_core::keys::{HostKey, RecordKey, SessionKeys};
+use vmcrypt_core::keys::{RecordKey, RootKey, SessionKeys};
 use vmcrypt_core::seal::{Forged, Opener, SealTag, Sealer};
 use vmcrypt_core::sethash::SetHash;
 
-fn host(byte: u8) -> HostKey {
-    let mut key = HostKey::empty();
+fn host(byte: u8) -> RootKey {
+    let mut key = RootKey::empty();
     key.set(&[byte; 32]);
     key
 }
 
-fn record_key(host: &HostKey, session: u8) -> RecordKey {
+fn record_key(host: &RootKey, session: u8) -> RecordKey {
     let mut key = RecordKey::empty();
     key.derive(host, &SessionId([session; 16]));
     key
@@ -211,22 +211,22 @@ fn key_id_tells_keys_apart_and_is_not_a_key() {
     let oracle = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"vmcrypt/1 key id salt"), &[1; 32]);
     oracle.expand(b"vmcrypt/1 key id", &mut id).expect("short");
     assert_eq!(host(1).key_id().0, id);
-    assert_eq!(format!("{:?}", host(1)), "HostKey(..)");
+    assert_eq!(format!("{:?}", host(1)), "RootKey(..)");
 }
 
 #[test]
 fn a_host_key_is_drawn_whole_or_not_at_all() {
     let mut random = Random(8);
-    let mut key = HostKey::empty();
+    let mut key = RootKey::empty();
     assert!(key.draw(|| Some(random.next())));
-    assert_ne!(key.key_id(), HostKey::empty().key_id());
+    assert_ne!(key.key_id(), RootKey::empty().key_id());
     let mut left = 3;
     let failing = || {
         left -= 1;
         (left >= 0).then_some(u64::MAX)
     };
     assert!(!key.draw(failing));
-    assert_eq!(key.key_id(), HostKey::empty().key_id());
+    assert_eq!(key.key_id(), RootKey::empty().key_id());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::Digests;
 use vmcrypt_core::ids::{KeyId, SessionId};
-use vmcrypt_core::keys::{HostKey, RecordKey};
+use vmcrypt_core::keys::{RecordKey, RootKey};
 use vmcrypt_core::record::{FACTS, Facts, HEADER, Header, MAGIC, STATES, TAG, VERSION, capacity};
 use vmcrypt_core::seal::{Opener, SealTag, Sealer};
 use vmcrypt_core::sethash::SetHash;
@@ -39,6 +39,7 @@ fn facts(pfns: u64, states: u32, state_size: u32) -> Facts {
         measurement: [0xa5; 32],
         states,
         state_size,
+        boot: KeyId([0x5a; 16]),
     }
 }
 
@@ -302,7 +303,7 @@ fn sets_that_are_not_the_domain_s_are_refused() {
 /// Sealed as the hypervisor seals it, no bit of it can change.
 #[test]
 fn a_sealed_record_shows_nothing_and_admits_no_change() {
-    let mut host = HostKey::empty();
+    let mut host = RootKey::empty();
     host.set(&[7; 32]);
     let mut key = RecordKey::empty();
     key.derive(&host, &SessionId([2; 16]));

@@ -29,6 +29,16 @@
 #define VMC_OP_DOMAIN_INFO 1
 
 /**
+ * Sub-operation: take a sealed key.
+ */
+#define VMC_OP_KEY_LOAD 2
+
+/**
+ * Room for a sealed key.
+ */
+#define KEY_BYTES 2040
+
+/**
  * Slots in the counts of plain pages.
  */
 #define PLAIN_CLASSES 8
@@ -47,6 +57,21 @@
  * Page cipher with AES-NI and PCLMULQDQ.
  */
 #define VMC_BACKEND_AESNI 1
+
+/**
+ * The domain's keys follow from the host key.
+ */
+#define VMC_POLICY_HOST 0
+
+/**
+ * The domain is under an owner's key, who counts restores.
+ */
+#define VMC_POLICY_ONCE 1
+
+/**
+ * The domain is under an owner's key, and any image of it may be restored again and again.
+ */
+#define VMC_POLICY_MANY 2
 
 /**
  * Guest data of no known class.
@@ -199,7 +224,7 @@ typedef enum VmcRefusal {
    */
   VMC_REFUSAL_RECORD_FORMAT = 8,
   /**
-   * The record was sealed under another host key.
+   * The record was sealed under a key that is neither the host's nor one that the domain's owner loaded.
    */
   VMC_REFUSAL_RECORD_KEY = 9,
   /**
@@ -294,6 +319,38 @@ typedef enum VmcRefusal {
    * A new domain is not as the domain builder leaves one.
    */
   VMC_REFUSAL_LAUNCH_FORM = 32,
+  /**
+   * The file is no sealed key of this version.
+   */
+  VMC_REFUSAL_KEY_FORMAT = 33,
+  /**
+   * The key is from somebody whose keys Xen was not booted to take.
+   */
+  VMC_REFUSAL_KEY_OWNER = 34,
+  /**
+   * The key was not sealed for this boot of this host.
+   */
+  VMC_REFUSAL_KEY_HOST = 35,
+  /**
+   * The sealed key does not authenticate.
+   */
+  VMC_REFUSAL_KEY_CHANGED = 36,
+  /**
+   * A later key of the domain was loaded before.
+   */
+  VMC_REFUSAL_KEY_SERIAL = 37,
+  /**
+   * Keys of as many domains as fit were loaded.
+   */
+  VMC_REFUSAL_KEYRING_FULL = 38,
+  /**
+   * The owner allows no further restore.
+   */
+  VMC_REFUSAL_KEY_USED = 39,
+  /**
+   * The domain is not what the owner's policy names.
+   */
+  VMC_REFUSAL_MEASUREMENT = 40,
 } VmcRefusal;
 
 /**
@@ -471,6 +528,24 @@ typedef struct VmcHostInfo {
    */
   uint64_t pool_exhausted;
 } VmcHostInfo;
+
+/**
+ * A sealed key on its way to Xen.
+ */
+typedef struct VmcKeyLoad {
+  /**
+   * IN: bytes of the key.
+   */
+  uint32_t size;
+  /**
+   * OUT: reason of a refusal plus one, 0 if the key was taken.
+   */
+  uint32_t refusal;
+  /**
+   * IN: the file, and nothing that matters behind it.
+   */
+  uint8_t bytes[KEY_BYTES];
+} VmcKeyLoad;
 
 /**
  * Identifier of an export session: 128 fresh random bits, not secret, never used twice.
@@ -686,7 +761,7 @@ size_t vmc_refusal_text(uint32_t refusal, const uint8_t **text);
 void vmc_domain_describe(struct VmcDomain *domain, struct VmcDomainInfo *info);
 
 /**
- * Draws the host key and takes note of the backend.
+ * Draws the host key and the key pair of this boot, and takes note of the backend.
  *
  * # Safety
  * Called once, at boot, before the first domain is created.
@@ -694,8 +769,8 @@ void vmc_domain_describe(struct VmcDomain *domain, struct VmcDomainInfo *info);
 Verdict vmc_host_init(uint32_t backend);
 
 /**
- * Wipes the host key; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work, and may
- * stop anywhere: what they make of a key that is wiped under them is refused by [`intact`].
+ * Wipes the host key and the key pair; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work,
+ * and may stop anywhere: what they make of a key that is wiped under them is refused by [`intact`].
  *
  * # Safety
  * Called when the machine goes down.
@@ -719,6 +794,62 @@ extern bool vmc_c_random(uint64_t *word);
  * Stops the machine: an impossible state was reached.
  */
 extern void vmc_c_panic(void);
+
+/**
+ * Names an owner whose keys are taken, by the 64 hexadecimal digits of his public key; false if `text` is something else,
+ * or one owner too many.
+ *
+ * # Safety
+ * `text` is valid for `len` bytes. Called at boot, before the first domain is created.
+ */
+bool vmc_owner_add(const uint8_t *text,
+                   size_t len);
+
+/**
+ * Takes the sealed key in `load` into the keyring, and notes the answer there.
+ *
+ * # Safety
+ * `load` is Xen's own; the caller holds the lock around the keyring.
+ */
+Verdict vmc_key_load(struct VmcKeyLoad *load);
+
+/**
+ * Forgets every owner's key.
+ *
+ * # Safety
+ * Called when the machine goes down; nobody else is in the keyring.
+ */
+void vmc_keyring_wipe(void);
+
+/**
+ * Decides which key a fresh domain begins its life under: its owner's, if he gave one for its handle, or the host's.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`](crate::page::vmc_page_begin); the caller holds the lock around the keyring.
+ */
+Verdict vmc_domain_own(struct VmcDomain *domain,
+                       const uint8_t (*uuid)[16],
+                       const uint8_t (*measurement)[32]);
+
+/**
+ * Whether a record may be restored that Xen does not know to be the domain's latest, and to be restored for the first
+ * time. It may by its owner's leave alone: always, if he allows many restores, else as often as he says and if another
+ * boot sealed it; `done` counts it.
+ *
+ * # Safety
+ * As for [`vmc_domain_own`].
+ */
+Verdict vmc_domain_unvouched(struct VmcDomain *domain,
+                             const uint8_t (*uuid)[16],
+                             bool done);
+
+/**
+ * Under whose key the domain is, and whether an image of it may be restored again and again.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+ */
+uint32_t vmc_domain_policy(struct VmcDomain *domain);
 
 /**
  * Begins a launch measurement.
@@ -932,10 +1063,10 @@ Verdict vmc_record_seal(struct VmcDomain *domain,
 /**
  * Opens the record in `buffer`, which must belong to the domain with handle `uuid`, in place: afterwards
  * its parts stand there in clear. The domain's keys
- * are those of the record's session from now on.
+ * are those of the record's session from now on, and it is under the key that the record was sealed under.
  *
  * # Safety
- * As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
+ * As for [`vmc_domain_own`](crate::key::vmc_domain_own); `buffer` is Xen's own.
  */
 Verdict vmc_record_open(struct VmcDomain *domain,
                         const uint8_t (*uuid)[16],

@@ -41,6 +41,7 @@ static int __init cf_check vmcrypt_init(void)
     printk("VMCrypt: protecting every PV guest; HCTR2-AES-256 by %s, %"PRIu64" replica frames\n",
            vmcrypt_simd ? "AES-NI" : "portable code", info.pool_frames);
     printk("VMCrypt: host key id %*phN\n", 16, info.key_id);
+    printk("VMCrypt: host public key %*phN\n", 32, info.public_key);
 
     return 0;
 }

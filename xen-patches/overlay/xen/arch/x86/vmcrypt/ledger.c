@@ -4,9 +4,10 @@
  * not run on, and that were not restored before.  A domain so lives on in one
  * place, and dom0 cannot turn it back to what it was.
  *
- * The ledger is as old as the machine's boot, and so are the keys that sessions
- * follow from.  Only this file knows what may be restored: what should outlive a
- * boot, as a counter in a TPM would, belongs here.
+ * The ledger is as old as the machine's boot, and so is the host key.  What
+ * another boot sealed, under an owner's key, is restored as often as the owner
+ * says (vmcrypt_unvouched()): a counter that outlives a boot, as in a TPM,
+ * would belong here.
  */
 #include <xen/lib.h>
 #include <xen/rbtree.h>
@@ -132,7 +133,7 @@ int vmcrypt_ledger_take(struct vmcrypt_domain *vm)
         s->taken = true;
     spin_unlock(&ledger_lock);
 
-    return vm->takes ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_SPENT);
+    return vm->takes ? 0 : vmcrypt_unvouched(vm, false);
 }
 
 void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The hypercall by which dom0 asks about VMCrypt.
+ * The hypercall by which dom0 asks about VMCrypt, and brings owners' keys.
  */
 #include <xen/guest_access.h>
 #include <xen/hypercall.h>
@@ -67,6 +67,9 @@ long do_vmcrypt_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) arg)
 
     case VMC_OP_DOMAIN_INFO:
         return domain_info(arg);
+
+    case VMC_OP_KEY_LOAD:
+        return vmcrypt_replica_owner ? vmcrypt_key_load(arg) : -EOPNOTSUPP;
     }
 
     return -ENOSYS;

@@ -142,6 +142,14 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns);
 void vmcrypt_detach(struct vmcrypt_domain *vm);
 extern unsigned int vmcrypt_nr_domains;
 
+/* keys.c */
+extern spinlock_t vmcrypt_keys_lock;
+long vmcrypt_key_load(XEN_GUEST_HANDLE_PARAM(void) arg);
+/* Puts a fresh domain under its owner's key, if there is one. */
+int vmcrypt_take_key(struct vmcrypt_domain *vm);
+/* Whether the owner allows a restore that the ledger knows nothing of. */
+int vmcrypt_unvouched(struct vmcrypt_domain *vm, bool done);
+
 /* classify.c */
 /* Plain class by a frame's validated type, or -1. */
 int vmcrypt_class_of(unsigned long type);

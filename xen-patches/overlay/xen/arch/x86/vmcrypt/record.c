@@ -303,6 +303,7 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     uint8_t head[8];
     uint32_t verdict;
     void *buffer;
+    int rc;
 
     if ( !vm )
         return 1;
@@ -331,17 +332,20 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     }
 
     keep_record(vm, buffer, evc->size);
+    spin_lock(&vmcrypt_keys_lock);
     spin_lock(&vm->lock);
     verdict = vmc_record_open(vm->rust, &d->handle, buffer, evc->size,
                               &vm->facts);
     spin_unlock(&vm->lock);
+    spin_unlock(&vmcrypt_keys_lock);
 
     if ( verdict )
         vmcrypt_drop_record(vm);
-    else if ( !vmcrypt_ledger_has(vm->facts.session) )
+    else if ( !vmcrypt_ledger_has(vm->facts.session) &&
+              (rc = vmcrypt_unvouched(vm, false)) != 0 )
     {
         vmcrypt_drop_record(vm);
-        verdict = VMC_REFUSAL_SPENT + 1;
+        return rc;
     }
     else if ( !vm->facts.states || vm->facts.state_size != state_size() )
     {

@@ -577,7 +577,10 @@ static int seal_finish(struct vmcrypt_domain *vm)
             return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
     }
 
-    return 0;
+    if ( !restored(vm) )
+        return vmcrypt_take_key(vm);
+
+    return vm->takes ? 0 : vmcrypt_unvouched(vm, true);
 }
 
 static int seal_step(struct vmcrypt_domain *vm)

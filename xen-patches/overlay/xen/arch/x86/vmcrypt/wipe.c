@@ -105,6 +105,7 @@ void vmcrypt_going_down(bool alone)
         return;
 
     vmc_host_wipe();
+    vmc_keyring_wipe();
     for_each_domain ( d )
     {
         struct vmcrypt_domain *vm = vmcrypt_of(d);

@@ -1,0 +1,152 @@
+//! Owner keys: an image that outlives the host's boot. The owner's machine is the one that runs the tests.
+
+use crate::case::{Config, Problem, Verdict, demand};
+use crate::dom0::{Dom0, LONG, SHORT};
+use crate::guest::Spec;
+use crate::runner::{Options, boot};
+use anyhow::{Context, Result};
+use vmcrypt_core::hpke::PublicKey;
+use vmcrypt_core::sealed_key::Policy;
+use vmcrypt_host::paths;
+use vmcrypt_testbed::Image;
+use vmcrypt_tools::owner::OwnerKey;
+
+const UUID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+const UUID_BYTES: [u8; 16] = 0x0f1e_2d3c_4b5a_6978_8796_a5b4_c3d2_e1f0_u128.to_be_bytes();
+const ONCE: Policy = Policy {
+    measurement: [0; 32],
+    serial: 5,
+    restores: 1,
+};
+
+/// Saved in one boot of the host, restored in the next.
+pub fn reboot(image: &Image, options: &Options) -> Verdict {
+    let owner = OwnerKey::draw()?;
+    let stranger = OwnerKey::draw()?;
+    let config = Config {
+        // Once in the life of the test's process.
+        xen_arguments: format!("vmcrypt-owner={:?}", owner.public()).leak(),
+        ..Config::VMCRYPT
+    };
+    let logs = paths::target_subdir("testbed/logs/owner-key")?;
+    let mut refused = Vec::new();
+
+    let mut dom0 = boot(image, config, options, &logs.join("first-boot"))?;
+    let old_host = public_key(&mut dom0)?;
+    let old_key = owner.seal(UUID_BYTES, ONCE, &[old_host])?;
+    let mut changed = old_key.clone();
+    changed[100] ^= 1;
+    let foreign = stranger.seal(UUID_BYTES, ONCE, &[old_host])?;
+    let earlier = Policy { serial: 4, ..ONCE };
+    let earlier = owner.seal(UUID_BYTES, earlier, &[old_host])?;
+    refuse_key(&mut dom0, &changed, "does not authenticate")?;
+    refused.push("a changed key");
+    refuse_key(&mut dom0, &foreign, "not booted to take keys of this owner")?;
+    refused.push("a stranger's key");
+    load(&mut dom0, &old_key)?;
+    refuse_key(&mut dom0, &earlier, "a higher serial")?;
+    refused.push("a key of a lower serial");
+
+    let mut guest = dom0.create(Spec::new("owned").uuid(UUID))?;
+    let id = format!("{:?}", owner.root(&UUID_BYTES).key_id());
+    under_owner(&mut dom0, &guest, &id)?;
+    dom0.save(&guest)?;
+    // Within one boot images follow each other without limit.
+    dom0.restore(&mut guest)?;
+    dom0.save(&guest)?;
+    let lines = dom0.secret_lines(&guest.image())?;
+    demand!(lines == 0, "the image holds {lines} lines of the secret");
+    let saved = dom0.take(&guest.image())?;
+    drop(dom0);
+
+    let mut dom0 = boot(image, config, options, &logs.join("second-boot"))?;
+    guest.new_console();
+    let host = public_key(&mut dom0)?;
+    demand!(host != old_host, "two boots have the same key pair");
+    let file = dom0.give(&saved)?;
+    dom0.run(&format!("mv {file} {}", guest.image()))?;
+    let file = guest.image();
+    refuse_image(&mut dom0, &file, "Xen lacks the record's key")?;
+    refused.push("the image without a key");
+    refuse_key(&mut dom0, &old_key, "not sealed for this boot")?;
+    refused.push("the key of the last boot");
+    let other = owner.seal([7; 16], ONCE, &[host])?;
+    load(&mut dom0, &other)?;
+    refuse_image(&mut dom0, &file, "Xen lacks the record's key")?;
+    refused.push("the image with another domain's key");
+
+    let key = owner.seal(UUID_BYTES, ONCE, &[old_host, host])?;
+    load(&mut dom0, &key)?;
+    dom0.restore(&mut guest)?;
+    under_owner(&mut dom0, &guest, &id)?;
+    let sweep = dom0.sweep(&guest)?;
+    let found = &sweep["needles"]["occurrences"];
+    demand!(
+        found == 0,
+        "a sweep of the restored guest finds the secret: {found}"
+    );
+    dom0.run("xl destroy owned; for try in $(seq 50); do xl domid owned >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1")?;
+    refuse_image(&mut dom0, &file, "as often as the owner allows")?;
+    refused.push("a second restore");
+    load(&mut dom0, &key)?;
+    refuse_image(&mut dom0, &file, "as often as the owner allows")?;
+    refused.push("a second restore after the key was loaded again");
+    Ok(format!(
+        "restored intact after the reboot under key {id}; refused: {}",
+        refused.join(", ")
+    ))
+}
+
+/// Xen's public key, which the console and the tool must agree on.
+fn public_key(dom0: &mut Dom0) -> Result<PublicKey, Problem> {
+    let status = dom0.json("vmcrypt status --json")?;
+    let digits = status["host"]["public_key"].as_str().unwrap_or_default();
+    let line = format!("VMCrypt: host public key {digits}");
+    let console = dom0.machine().console();
+    demand!(
+        digits.len() == 64 && console.contains(&line),
+        "the console shows another public key than the hypercall, {digits}"
+    );
+    let number = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16);
+    let mut key = PublicKey::default();
+    for (at, byte) in key.0.iter_mut().enumerate() {
+        *byte = number(2 * at).context("the public key is no number")?;
+    }
+    Ok(key)
+}
+
+fn under_owner(dom0: &mut Dom0, guest: &crate::guest::Guest, id: &str) -> Result<(), Problem> {
+    let status = dom0.status(guest)?;
+    let shown = &status["domains"][0]["owner_key_id"];
+    demand!(shown == id, "the guest is under key {shown}, its owner gave {id}");
+    Ok(())
+}
+
+fn load(dom0: &mut Dom0, key: &[u8]) -> Result<(), Problem> {
+    let file = dom0.give(key)?;
+    dom0.must(&format!("vmcrypt key load {file}"), SHORT)?;
+    Ok(())
+}
+
+fn refuse_key(dom0: &mut Dom0, key: &[u8], cause: &str) -> Result<(), Problem> {
+    let file = dom0.give(key)?;
+    let said = dom0
+        .must_refuse(&format!("vmcrypt key load {file}"), SHORT)?
+        .all_text();
+    demand!(
+        said.contains(cause),
+        "key refused, but not because \"{cause}\": {said}"
+    );
+    Ok(())
+}
+
+fn refuse_image(dom0: &mut Dom0, file: &str, cause: &str) -> Result<(), Problem> {
+    dom0.xen_log()?;
+    dom0.must_refuse(&format!("xl restore {file}"), LONG)?;
+    let log = dom0.xen_log()?;
+    demand!(
+        log.contains(cause),
+        "image refused, but not because \"{cause}\": {log}"
+    );
+    Ok(())
+}
