@@ -10,6 +10,7 @@ pub mod fresh;
 pub mod migrate;
 pub mod oracle;
 pub mod refuse;
+pub mod tamper;
 pub mod timing;
 
 use crate::case::Body::{Free, In};
@@ -327,6 +328,11 @@ pub const ALL: &[Case] = &[
         "oracle",
         "debug build: at every suspend the noted pages are those that a fresh look finds; no assertion fails",
         In(Config::DEBUG, oracle::agrees),
+    ),
+    case(
+        "kernel",
+        "the smallest guest, with every kind of page and two vCPUs: saved and restored intact",
+        In(Config::VMCRYPT, tamper::kernel),
     ),
     case("off", "vmcrypt=off behaves as stock", In(OFF, canary::off)),
     case(

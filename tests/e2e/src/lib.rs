@@ -9,6 +9,5 @@ pub mod cases;
 pub mod dom0;
 pub mod guest;
 mod runner;
-pub mod stream;
 
 pub use runner::{Options, boot, run, select};

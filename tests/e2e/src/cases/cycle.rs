@@ -4,7 +4,7 @@ use crate::case::{Problem, Verdict, demand};
 use crate::cases::attack::swept_lines;
 use crate::dom0::{Dom0, LONG, SHORT, last_lines};
 use crate::guest::{Guest, Spec};
-use crate::stream::{Stream, equal_pages};
+use vmcrypt_tamper::stream::{Stream, equal_pages};
 use serde_json::Value;
 use std::time::Duration;
 use vmcrypt_guest::{Role, secret};

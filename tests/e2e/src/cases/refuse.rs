@@ -4,7 +4,7 @@ use crate::case::{Config, Problem, Verdict, demand};
 use crate::dom0::{Dom0, LONG};
 use crate::guest::{Guest, Spec};
 use crate::runner::{Options, boot};
-use crate::stream::{Page, Stream, kind};
+use vmcrypt_tamper::stream::{Page, Stream, kind};
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::Duration;
