@@ -89,9 +89,15 @@ mod tests {
 
     #[test]
     fn lines_are_read_whole_or_not_at_all() {
-        assert_eq!(Line::parse("vmcrypt-kernel: round 7 intact 00ff.\r"), Some(Line::Intact(7, "00ff")));
+        assert_eq!(
+            Line::parse("vmcrypt-kernel: round 7 intact 00ff.\r"),
+            Some(Line::Intact(7, "00ff"))
+        );
         assert_eq!(Line::parse("vmcrypt-kernel: round 7 intact 00f"), None);
-        assert_eq!(Line::parse("vmcrypt-kernel: FAIL the GDT."), Some(Line::Fail("the GDT")));
+        assert_eq!(
+            Line::parse("vmcrypt-kernel: FAIL the GDT."),
+            Some(Line::Fail("the GDT"))
+        );
         assert_eq!(Line::parse("vmcrypt-kernel: resumed."), Some(Line::Resumed));
         assert_eq!(Line::parse("Linux version 6.12."), None);
     }

@@ -118,6 +118,8 @@ impl Kernel {
     /// Goes to sleep, and wakes up in this domain or in the next one. Nothing that names a frame stays.
     fn suspend(&mut self) {
         self.second.park();
+        self.memory.mark(self.rounds);
+        self.tables.mark(&self.memory, self.rounds);
         self.memory.rings_as_pfns();
         self.shared.unmap();
         let (cancelled, kept) = xen::suspend(self.memory.info_mfn(), black_box(self.key));

@@ -51,7 +51,11 @@ impl Memory {
     /// The frame behind a PFN; others fill the table anew while the domain sleeps.
     pub fn mfn(&self, pfn: u64) -> u64 {
         // SAFETY: the builder made the table long enough for all pages.
-        unsafe { (self.info().mfn_list as *const u64).add(pfn as usize).read_volatile() }
+        unsafe {
+            (self.info().mfn_list as *const u64)
+                .add(pfn as usize)
+                .read_volatile()
+        }
     }
 
     /// The root of the page tables, as a frame.
@@ -87,7 +91,8 @@ impl Memory {
             let (l2, place) = self.l2_entry(address(first));
             let update = [l2 << 12 | 8 * place, self.mfn(table) << 12 | TABLE];
             // SAFETY: the entry was empty, and the table maps pages that nothing else uses.
-            let result = unsafe { xen::call(xen::MMU_UPDATE, [update.as_ptr() as u64, 1, 0, xen::DOMID_SELF]) };
+            let result =
+                unsafe { xen::call(xen::MMU_UPDATE, [update.as_ptr() as u64, 1, 0, xen::DOMID_SELF]) };
             assert!(result == 0);
             first += WORDS as u64;
         }
@@ -113,7 +118,11 @@ impl Memory {
         for pfn in self.private() {
             for word in 0..WORDS {
                 // SAFETY: free pages are mapped writable, and nobody else's.
-                unsafe { (address(pfn) as *mut u64).add(word).write_volatile(expected(key, pfn, word)) };
+                unsafe {
+                    (address(pfn) as *mut u64)
+                        .add(word)
+                        .write_volatile(expected(key, pfn, word))
+                };
             }
         }
     }
@@ -147,6 +156,33 @@ impl Memory {
             && read(a) == wanted
             && map(address(a), self.mfn(a) << 12 | WRITABLE)
             && read(a) != wanted
+    }
+
+    /// Writes a number into an entry of a table of each level, where software may keep one, and behind start_info: so
+    /// that a page of an earlier session differs from the one of this.
+    pub fn mark(&mut self, number: u64) {
+        const BITS: u64 = 7 << 9;
+        // The last page: nobody uses its address but `remap_works()`.
+        let at = address(self.pages - 1);
+        let mut mfn = self.root();
+        for shift in [39, 30, 21, 12] {
+            let place = (at >> shift) % WORDS as u64;
+            // SAFETY: tables are mapped where all pages are.
+            let entry = unsafe {
+                (address(pfn_of_frame(mfn)) as *const u64)
+                    .add(place as usize)
+                    .read_volatile()
+            };
+            let marked = entry & !BITS | number << 9 & BITS;
+            let update = [mfn << 12 | 8 * place, marked];
+            // SAFETY: bits that mean nothing to the CPU.
+            let result =
+                unsafe { xen::call(xen::MMU_UPDATE, [update.as_ptr() as u64, 1, 0, xen::DOMID_SELF]) };
+            assert!(result == 0);
+            mfn = (entry & FRAME) >> 12;
+        }
+        // SAFETY: start_info takes the first half of its page.
+        unsafe { (self.info as *mut u64).add(WORDS - 1).write_volatile(number) };
     }
 
     /// Writes the rings into start_info as libxc wants them in an image.

@@ -61,7 +61,10 @@ impl Second {
         STOP.store(true, Ordering::SeqCst);
         // SAFETY: the context leads into this kernel, with a stack of its own.
         let there = unsafe {
-            xen::call(xen::VCPU_OP, [xen::VCPU_INITIALISE, 1, context.as_ptr() as u64, 0]) == 0
+            xen::call(
+                xen::VCPU_OP,
+                [xen::VCPU_INITIALISE, 1, context.as_ptr() as u64, 0],
+            ) == 0
                 && xen::call(xen::VCPU_OP, [xen::VCPU_UP, 1, 0, 0]) == 0
         };
         let second = Second { there };

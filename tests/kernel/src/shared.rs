@@ -79,7 +79,11 @@ impl Shared {
                 continue;
             }
             let (factor, shift) = (scale as u32, (scale >> 32) as i8);
-            let ticks = if shift < 0 { ticks >> -shift } else { ticks << shift };
+            let ticks = if shift < 0 {
+                ticks >> -shift
+            } else {
+                ticks << shift
+            };
             return base.wrapping_add((u128::from(ticks) * u128::from(factor) >> 32) as u64);
         }
     }
@@ -89,7 +93,8 @@ impl Shared {
         xen::poll(ports, until);
         for port in ports {
             // SAFETY: a word of the page, which Xen changes atomically, too.
-            let word = unsafe { AtomicU64::from_ptr(self.base.add(PENDING + 8 * (*port as usize / 64)).cast()) };
+            let word =
+                unsafe { AtomicU64::from_ptr(self.base.add(PENDING + 8 * (*port as usize / 64)).cast()) };
             word.fetch_and(!(1 << (port % 64)), Ordering::SeqCst);
         }
     }

@@ -81,7 +81,11 @@ impl Store {
         let mut end = self.get(REQ_PROD);
         for byte in bytes {
             // SAFETY: the index wraps within the buffer; a request is shorter than it.
-            unsafe { self.ring.add(REQUESTS + (end % SIZE) as usize).write_volatile(*byte) };
+            unsafe {
+                self.ring
+                    .add(REQUESTS + (end % SIZE) as usize)
+                    .write_volatile(*byte)
+            };
             end = end.wrapping_add(1);
         }
         fence(Ordering::Release);
@@ -112,7 +116,9 @@ impl Store {
             return None;
         }
         let word = |place: u32| {
-            u32::from_le_bytes(core::array::from_fn(|byte| self.reply(begin.wrapping_add(4 * place + byte as u32))))
+            u32::from_le_bytes(core::array::from_fn(|byte| {
+                self.reply(begin.wrapping_add(4 * place + byte as u32))
+            }))
         };
         let header = [word(0), word(1), word(2), word(3)];
         (header[3] <= there - 16).then_some(header)
@@ -122,7 +128,11 @@ impl Store {
     fn message(&mut self, header: [u32; 4]) -> [u8; 16] {
         let begin = self.get(RSP_CONS).wrapping_add(16);
         let text = core::array::from_fn(|i| {
-            if (i as u32) < header[3] { self.reply(begin.wrapping_add(i as u32)) } else { 0 }
+            if (i as u32) < header[3] {
+                self.reply(begin.wrapping_add(i as u32))
+            } else {
+                0
+            }
         });
         fence(Ordering::SeqCst);
         self.set(RSP_CONS, begin.wrapping_add(header[3]));

@@ -4,6 +4,7 @@ use core::arch::asm;
 
 pub const MMU_UPDATE: u64 = 1;
 pub const SET_GDT: u64 = 2;
+pub const UPDATE_DESCRIPTOR: u64 = 10;
 pub const UPDATE_VA_MAPPING: u64 = 14;
 pub const VCPU_OP: u64 = 24;
 pub const MMUEXT_OP: u64 = 26;
@@ -82,7 +83,11 @@ pub unsafe fn call(number: u64, arguments: [u64; 4]) -> i64 {
 ///
 /// As for [`call`].
 pub unsafe fn mmuext(command: u32, first: u64, second: u64) -> bool {
-    let operation = MmuExt { command, first, second };
+    let operation = MmuExt {
+        command,
+        first,
+        second,
+    };
     // SAFETY: one operation, of this domain.
     unsafe { call(MMUEXT_OP, [&raw const operation as u64, 1, 0, DOMID_SELF]) == 0 }
 }
@@ -117,7 +122,14 @@ pub fn suspend(start_info: u64, key: u64) -> (bool, bool) {
     let (reason, mut differs) = (SHUTDOWN_SUSPEND, 0);
     // SAFETY: reads four bytes of ours. The frame of start_info in RDX is for whoever saves the domain.
     let result = unsafe {
-        patterned_call(SCHED_OP, SCHED_SHUTDOWN, &raw const reason as u64, start_info, key, &raw mut differs)
+        patterned_call(
+            SCHED_OP,
+            SCHED_SHUTDOWN,
+            &raw const reason as u64,
+            start_info,
+            key,
+            &raw mut differs,
+        )
     };
     (result == 1, differs == 0)
 }

@@ -84,11 +84,6 @@ impl Change {
         changed.extend(&original[at..]);
         changed
     }
-
-    fn changes(&self, original: &[u8]) -> bool {
-        let same = |(range, bytes): &(Range<usize>, Vec<u8>)| original[range.clone()] == bytes[..];
-        !self.edits.iter().all(same) && self.apply(original) != original
-    }
 }
 
 impl fmt::Display for Change {
@@ -114,8 +109,19 @@ pub fn every_change(stream: &Stream, sources: &Sources<'_>, seed: u64) -> Result
     };
     generator.of_parts(sources)?;
     generator.of_pages(sources)?;
+    let whole = 0..stream.bytes.len();
+    generator.add(
+        "whole image",
+        Operation::Replay,
+        "of the earlier session",
+        vec![(whole, sources.older.bytes.clone())],
+    );
     let Generator { mut changes, .. } = generator;
-    changes.retain(|change| change.changes(&stream.bytes));
+    // Another image as it was saved is a change of none; but for the earlier one, which is the last of the list.
+    let last = changes.pop();
+    let others = [&stream.bytes, &sources.older.bytes, &sources.other.bytes];
+    changes.retain(|change| !others.contains(&&change.apply(&stream.bytes)));
+    changes.extend(last);
     Ok(changes)
 }
 
@@ -123,10 +129,16 @@ pub fn every_change(stream: &Stream, sources: &Sources<'_>, seed: u64) -> Result
 pub fn sample(changes: &[Change], seed: u64) -> Vec<usize> {
     let mut groups: BTreeMap<(&str, Operation), Vec<usize>> = BTreeMap::new();
     for (i, change) in changes.iter().enumerate() {
-        groups.entry((&change.class, change.operation)).or_default().push(i);
+        groups
+            .entry((&change.class, change.operation))
+            .or_default()
+            .push(i);
     }
     let mut rng = Rng::with_seed(seed);
-    let drawn: BTreeSet<usize> = groups.values().map(|group| group[rng.usize(..group.len())]).collect();
+    let drawn: BTreeSet<usize> = groups
+        .values()
+        .map(|group| group[rng.usize(..group.len())])
+        .collect();
     let mut drawn: Vec<usize> = drawn.into_iter().collect();
     rng.shuffle(&mut drawn);
     drawn
@@ -147,7 +159,12 @@ impl Generator<'_> {
         edits: Vec<(Range<usize>, Vec<u8>)>,
     ) {
         let (class, place) = (class.into(), place.into());
-        self.changes.push(Change { class, operation, place, edits });
+        self.changes.push(Change {
+            class,
+            operation,
+            place,
+            edits,
+        });
     }
 
     /// Flips one bit of a field.
@@ -170,13 +187,29 @@ impl Generator<'_> {
         let all = parts(self.stream)?;
         let (older, other) = (parts(sources.older)?, parts(sources.other)?);
         for (i, part) in all.iter().enumerate() {
-            let nth = all[..i].iter().filter(|before| before.class == part.class).count();
-            let like = |list: &[Part]| list.iter().filter(|one| one.class == part.class).nth(nth).cloned();
+            let nth = all[..i]
+                .iter()
+                .filter(|before| before.class == part.class)
+                .count();
+            let like = |list: &[Part]| {
+                list.iter()
+                    .filter(|one| one.class == part.class)
+                    .nth(nth)
+                    .cloned()
+            };
+            let begin = self.changes.len();
             self.flips_of_part(part);
             let rest = self.stream.bytes.len();
-            let Part { class, whole, body, .. } = part;
+            let Part {
+                class, whole, body, ..
+            } = part;
             let content = self.bytes(whole);
-            self.add(class, Operation::Drop, format!("number {nth}"), vec![(whole.clone(), Vec::new())]);
+            self.add(
+                class,
+                Operation::Drop,
+                format!("number {nth}"),
+                vec![(whole.clone(), Vec::new())],
+            );
             self.add(
                 class,
                 Operation::Duplicate,
@@ -185,15 +218,29 @@ impl Generator<'_> {
             );
             if let Some(next) = all.get(i + 1) {
                 let by = [self.bytes(&next.whole), content.clone()].concat();
-                self.add(class, Operation::Reorder, format!("with {}", next.class), vec![(whole.start..next.whole.end, by)]);
+                self.add(
+                    class,
+                    Operation::Reorder,
+                    format!("with {}", next.class),
+                    vec![(whole.start..next.whole.end, by)],
+                );
             }
             if let Some(twin) = all[i + 1..].iter().find(|twin| kin(&twin.class) == kin(class)) {
                 // The vCPU's number stays: what changes places is what is said of it.
-                let skip = if class.starts_with("vCPU") || class == "sealed record" { 8 } else { 0 };
+                let skip = if class.starts_with("vCPU") || class == "sealed record" {
+                    8
+                } else {
+                    0
+                };
                 let (a, b) = (body.start + skip..body.end, twin.body.start + skip..twin.body.end);
                 if part.record && a.len() == b.len() {
                     let (first, second) = (self.bytes(&a), self.bytes(&b));
-                    self.add(class, Operation::Swap, format!("with {}", twin.class), vec![(a, second), (b, first)]);
+                    self.add(
+                        class,
+                        Operation::Swap,
+                        format!("with {}", twin.class),
+                        vec![(a, second), (b, first)],
+                    );
                 }
             }
             for (operation, source, list) in [
@@ -202,30 +249,79 @@ impl Generator<'_> {
             ] {
                 if let Some(like) = like(list) {
                     let by = source.bytes[like.whole.clone()].to_vec();
-                    self.add(class, operation, format!("number {nth}"), vec![(whole.clone(), by)]);
+                    self.add(
+                        class,
+                        operation,
+                        format!("number {nth}"),
+                        vec![(whole.clone(), by)],
+                    );
                     let tail = source.bytes[like.whole.start..].to_vec();
-                    self.add(class, operation, format!("number {nth} and all that follows"), vec![(whole.start..rest, tail)]);
+                    self.add(
+                        class,
+                        operation,
+                        format!("number {nth} and all that follows"),
+                        vec![(whole.start..rest, tail)],
+                    );
                 }
             }
-            self.add(class, Operation::Truncate, "image ends before it", vec![(whole.start..rest, Vec::new())]);
+            self.add(
+                class,
+                Operation::Truncate,
+                "image ends before it",
+                vec![(whole.start..rest, Vec::new())],
+            );
             let middle = whole.start + whole.len() / 2;
-            self.add(class, Operation::Truncate, "image ends within it", vec![(middle..rest, Vec::new())]);
+            self.add(
+                class,
+                Operation::Truncate,
+                "image ends within it",
+                vec![(middle..rest, Vec::new())],
+            );
             if part.record {
                 if body.len() >= 8 {
                     let shorter = Stream::encode(self.word(whole.start)?, &content[8..body.len()]);
-                    self.add(class, Operation::Truncate, "eight bytes less", vec![(whole.clone(), shorter)]);
+                    self.add(
+                        class,
+                        Operation::Truncate,
+                        "eight bytes less",
+                        vec![(whole.clone(), shorter)],
+                    );
                 }
                 let longer = [&content[8..8 + body.len()], &[0; 8]].concat();
                 let longer = Stream::encode(self.word(whole.start)?, &longer);
-                self.add(class, Operation::Extend, "eight bytes more", vec![(whole.clone(), longer)]);
+                self.add(
+                    class,
+                    Operation::Extend,
+                    "eight bytes more",
+                    vec![(whole.clone(), longer)],
+                );
             } else {
-                self.add(class, Operation::Extend, "eight bytes more", vec![(whole.end..whole.end, vec![0; 8])]);
+                self.add(
+                    class,
+                    Operation::Extend,
+                    "eight bytes more",
+                    vec![(whole.end..whole.end, vec![0; 8])],
+                );
+            }
+            if nth > 0 {
+                let more = self.changes[begin..].iter_mut();
+                more.for_each(|change| change.place += &format!(", of number {nth}"));
             }
         }
         let end = self.stream.bytes.len();
-        self.add("end of the image", Operation::Extend, "eight bytes more", vec![(end..end, vec![0; 8])]);
+        self.add(
+            "end of the image",
+            Operation::Extend,
+            "eight bytes more",
+            vec![(end..end, vec![0; 8])],
+        );
         let again = self.stream.bytes.clone();
-        self.add("end of the image", Operation::Extend, "the image once more", vec![(end..end, again)]);
+        self.add(
+            "end of the image",
+            Operation::Extend,
+            "the image once more",
+            vec![(end..end, again)],
+        );
         Ok(())
     }
 
@@ -256,17 +352,36 @@ impl Generator<'_> {
         /// Pages of each class, if there are so many.
         const EACH: usize = 2;
         let all = pages(self.stream)?;
-        let find = |stream| Ok::<_, anyhow::Error>(pages(stream)?.into_iter().map(|(_, page)| (page.pfn, page)).collect());
-        let (older, other): (HashMap<u64, Page>, HashMap<u64, Page>) = (find(sources.older)?, find(sources.other)?);
-        let private: Vec<Page> = all.iter().filter(|(class, _)| *class == PageClass::Private).map(|(_, page)| *page).collect();
+        let find = |stream| {
+            Ok::<_, anyhow::Error>(
+                pages(stream)?
+                    .into_iter()
+                    .map(|(_, page)| (page.pfn, page))
+                    .collect(),
+            )
+        };
+        let (older, other): (HashMap<u64, Page>, HashMap<u64, Page>) =
+            (find(sources.older)?, find(sources.other)?);
+        let private: Vec<Page> = all
+            .iter()
+            .filter(|(class, _)| *class == PageClass::Private)
+            .map(|(_, page)| *page)
+            .collect();
         for class in PageClass::ALL {
-            let of_class: Vec<Page> = all.iter().filter(|(one, _)| *one == class).map(|(_, page)| *page).collect();
+            let of_class: Vec<Page> = all
+                .iter()
+                .filter(|(one, _)| *one == class)
+                .map(|(_, page)| *page)
+                .collect();
             let mut picked = of_class.clone();
             self.rng.shuffle(&mut picked);
             // Tables with something in them say more.
             picked.sort_by_key(|page| self.stream.content(*page).iter().all(|byte| *byte == 0));
             for (i, page) in picked.iter().take(EACH).enumerate() {
-                let twin = picked.get(i + 1).or(private.get(self.rng.usize(..private.len()))).copied();
+                let twin = picked
+                    .get(i + 1)
+                    .or(private.get(self.rng.usize(..private.len())))
+                    .copied();
                 self.of_page(class, *page, twin.filter(|twin| twin.pfn != page.pfn));
                 for (operation, source, list) in [
                     (Operation::Replay, sources.older, &older),
@@ -274,7 +389,12 @@ impl Generator<'_> {
                 ] {
                     let Some(like) = list.get(&page.pfn) else { continue };
                     let by = source.content(*like).to_vec();
-                    self.add(class.name(), operation, format!("PFN {:#x}", page.pfn), vec![(page.at..page.at + PAGE, by)]);
+                    self.add(
+                        class.name(),
+                        operation,
+                        format!("PFN {:#x}", page.pfn),
+                        vec![(page.at..page.at + PAGE, by)],
+                    );
                 }
             }
         }
@@ -285,7 +405,8 @@ impl Generator<'_> {
         let name = class.name();
         let pfn = format!("PFN {:#x}", page.pfn);
         let content = page.at..page.at + PAGE;
-        for field in page_fields(class, self.stream.content(page)) {
+        for mut field in page_fields(class, self.stream.content(page)) {
+            field.name = format!("{pfn}: {}", field.name);
             self.flip(&name, page.at, &field);
         }
         for (field, at, bit) in [
@@ -295,16 +416,25 @@ impl Generator<'_> {
             ("its type, pinned", 7, 7),
             ("reserved bits beside its PFN", 6, 6),
         ] {
-            self.flip(&name, page.entry, &Field::bit(field, at, bit));
+            self.flip(&name, page.entry, &Field::bit(format!("{pfn}: {field}"), at, bit));
         }
         if let Some(twin) = twin {
             let (first, second) = (self.bytes(&content), self.stream.content(twin).to_vec());
             let swap = vec![(content.clone(), second), (twin.at..twin.at + PAGE, first)];
-            self.add(&name, Operation::Swap, format!("{pfn} with PFN {:#x}", twin.pfn), sorted(swap));
+            self.add(
+                &name,
+                Operation::Swap,
+                format!("{pfn} with PFN {:#x}", twin.pfn),
+                sorted(swap),
+            );
         }
         let Some(batch) = self.batch_of(page) else { return };
         let (count, entry) = (batch.start + 8, page.entry..page.entry + 8);
-        let head = |count: u32, length: usize| [kind::PAGE_DATA, length as u32, count].map(u32::to_le_bytes).concat();
+        let head = |count: u32, length: usize| {
+            [kind::PAGE_DATA, length as u32, count]
+                .map(u32::to_le_bytes)
+                .concat()
+        };
         let length = word(&self.stream.bytes, batch.start + 4).unwrap_or(0) as usize;
         let pages = word(&self.stream.bytes, count).unwrap_or(0);
         let header = batch.start..batch.start + 12;
@@ -312,44 +442,71 @@ impl Generator<'_> {
             &name,
             Operation::Drop,
             &pfn,
-            vec![(header.clone(), head(pages - 1, length - 8 - PAGE)), (entry.clone(), Vec::new()), (content.clone(), Vec::new())],
+            vec![
+                (header.clone(), head(pages - 1, length - 8 - PAGE)),
+                (entry.clone(), Vec::new()),
+                (content.clone(), Vec::new()),
+            ],
         );
         let twice = |range: &Range<usize>| (range.end..range.end, self.bytes(range));
-        let edits = vec![(header.clone(), head(pages + 1, length + 8 + PAGE)), twice(&entry), twice(&content)];
+        let edits = vec![
+            (header.clone(), head(pages + 1, length + 8 + PAGE)),
+            twice(&entry),
+            twice(&content),
+        ];
         self.add(&name, Operation::Duplicate, &pfn, edits);
         // With the page after it, or before it, if that is content, too.
         let neighbour = |place: usize, at: usize| {
             let all = self.stream.pages().ok()?;
-            all.into_iter().find(|other| other.entry == place && other.at == at)
+            all.into_iter()
+                .find(|other| other.entry == place && other.at == at)
         };
-        let next = neighbour(entry.end, content.end).or_else(|| neighbour(entry.start - 8, content.start.checked_sub(PAGE)?));
+        let next = neighbour(entry.end, content.end)
+            .or_else(|| neighbour(entry.start - 8, content.start.checked_sub(PAGE)?));
         if let Some(next) = next {
-            let (first, second) = if next.at > page.at { (page, next) } else { (next, page) };
+            let (first, second) = if next.at > page.at {
+                (page, next)
+            } else {
+                (next, page)
+            };
             let (a, b) = (first.entry..first.entry + 8, second.entry..second.entry + 8);
             let (c, d) = (first.at..first.at + PAGE, second.at..second.at + PAGE);
             let edits = vec![
                 (a.start..b.end, [self.bytes(&b), self.bytes(&a)].concat()),
                 (c.start..d.end, [self.bytes(&d), self.bytes(&c)].concat()),
             ];
-            self.add(&name, Operation::Reorder, format!("{pfn} with PFN {:#x}", next.pfn), edits);
+            self.add(
+                &name,
+                Operation::Reorder,
+                format!("{pfn} with PFN {:#x}", next.pfn),
+                edits,
+            );
         }
         self.add(
             &name,
             Operation::Truncate,
             format!("{pfn}, eight bytes less"),
-            vec![(header.clone(), head(pages, length - 8)), (content.end - 8..content.end, Vec::new())],
+            vec![
+                (header.clone(), head(pages, length - 8)),
+                (content.end - 8..content.end, Vec::new()),
+            ],
         );
         self.add(
             &name,
             Operation::Extend,
             format!("{pfn}, eight bytes more"),
-            vec![(header, head(pages, length + 8)), (content.end..content.end, vec![0; 8])],
+            vec![
+                (header, head(pages, length + 8)),
+                (content.end..content.end, vec![0; 8]),
+            ],
         );
     }
 
     fn batch_of(&self, page: Page) -> Option<Range<usize>> {
         let mut batches = self.stream.of_kind(kind::PAGE_DATA);
-        batches.find(|batch| batch.body.contains(&page.at)).map(|batch| batch.whole.clone())
+        batches
+            .find(|batch| batch.body.contains(&page.at))
+            .map(|batch| batch.whole.clone())
     }
 
     fn word(&self, at: usize) -> Result<u32> {
@@ -363,7 +520,10 @@ const PAGE: usize = 4096;
 fn kin(class: &str) -> &str {
     match class {
         "sealed record" => "XSAVE",
-        _ => class.strip_prefix("vCPU ").and_then(|rest| rest.split_once(' ')).map_or(class, |(_, kind)| kind),
+        _ => class
+            .strip_prefix("vCPU ")
+            .and_then(|rest| rest.split_once(' '))
+            .map_or(class, |(_, kind)| kind),
     }
 }
 

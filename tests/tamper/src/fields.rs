@@ -19,13 +19,23 @@ impl Field {
     /// Any bit of a piece.
     pub fn new(name: impl Into<String>, at: usize, length: usize) -> Field {
         let name = name.into();
-        Field { name, at, length, bit: None }
+        Field {
+            name,
+            at,
+            length,
+            bit: None,
+        }
     }
 
     /// One certain bit.
     pub fn bit(name: impl Into<String>, at: usize, bit: u8) -> Field {
         let name = name.into();
-        Field { name, at, length: 1, bit: Some(bit) }
+        Field {
+            name,
+            at,
+            length: 1,
+            bit: Some(bit),
+        }
     }
 }
 
@@ -37,17 +47,46 @@ pub fn fields(class: &str, length: usize) -> Vec<Field> {
     let named: &[(&str, usize, usize)] = match class {
         "xl header" => XL_HEADER,
         "libxl header" => &[("ident", 0, 8), ("version", 8, 4), ("options", 12, 4)],
-        "libxc image header" => &[("marker", 0, 8), ("id", 8, 4), ("version", 12, 4), ("options", 16, 2), ("reserved", 18, 6)],
-        "libxc domain header" => &[("type", 0, 4), ("page_shift", 4, 2), ("reserved", 6, 2), ("xen_major", 8, 4), ("xen_minor", 12, 4)],
+        "libxc image header" => &[
+            ("marker", 0, 8),
+            ("id", 8, 4),
+            ("version", 12, 4),
+            ("options", 16, 2),
+            ("reserved", 18, 6),
+        ],
+        "libxc domain header" => &[
+            ("type", 0, 4),
+            ("page_shift", 4, 2),
+            ("reserved", 6, 2),
+            ("xen_major", 8, 4),
+            ("xen_minor", 12, 4),
+        ],
         "X86_PV_INFO" => &[("guest_width", 0, 1), ("pt_levels", 1, 1), ("reserved", 2, 6)],
-        "X86_TSC_INFO" => &[("mode", 0, 4), ("khz", 4, 4), ("nsec", 8, 8), ("incarnation", 16, 4), ("reserved", 20, 4)],
+        "X86_TSC_INFO" => &[
+            ("mode", 0, 4),
+            ("khz", 4, 4),
+            ("nsec", 8, 8),
+            ("incarnation", 16, 4),
+            ("reserved", 20, 4),
+        ],
         "PAGE_DATA" => &[("count", 0, 4), ("reserved", 4, 4)],
         "SHARED_INFO" => SHARED_INFO,
         "sealed record" => SEALED,
         _ if class.ends_with("BASIC") => BASIC,
         _ if class.ends_with("EXTENDED") => EXTENDED,
-        _ if class.ends_with("XSAVE") => &[("vcpu_id", 0, 4), ("reserved", 4, 4), ("xcr0", 8, 8), ("xcr0_accum", 16, 8)],
-        _ if class.ends_with("MSRS") => &[("vcpu_id", 0, 4), ("reserved", 4, 4), ("index", 8, 4), ("reserved of an MSR", 12, 4), ("value", 16, 8)],
+        _ if class.ends_with("XSAVE") => &[
+            ("vcpu_id", 0, 4),
+            ("reserved", 4, 4),
+            ("xcr0", 8, 8),
+            ("xcr0_accum", 16, 8),
+        ],
+        _ if class.ends_with("MSRS") => &[
+            ("vcpu_id", 0, 4),
+            ("reserved", 4, 4),
+            ("index", 8, 4),
+            ("reserved of an MSR", 12, 4),
+            ("value", 16, 8),
+        ],
         _ => &[],
     };
     let mut fields: Vec<Field> = named
@@ -70,14 +109,23 @@ pub fn fields(class: &str, length: usize) -> Vec<Field> {
 
 /// Fields of a page.
 pub fn page_fields(class: PageClass, content: &[u8]) -> Vec<Field> {
-    let list = |named: &[(&str, usize, usize)]| named.iter().map(|(name, at, size)| Field::new(*name, *at, *size)).collect();
+    let list = |named: &[(&str, usize, usize)]| {
+        named
+            .iter()
+            .map(|(name, at, size)| Field::new(*name, *at, *size))
+            .collect()
+    };
     match class {
         PageClass::Table(_) => table_fields(content),
         PageClass::Gdt | PageClass::Ldt => list(DESCRIPTORS),
         PageClass::StartInfo => list(START_INFO),
         PageClass::ConsoleRing => list(CONSOLE_RING),
         PageClass::StoreRing => list(STORE_RING),
-        PageClass::Private | PageClass::P2m => list(&[("first bytes", 0, 8), ("middle", 8, 4080), ("last bytes", 4088, 8)]),
+        PageClass::Private | PageClass::P2m => list(&[
+            ("first bytes", 0, 8),
+            ("middle", 8, 4080),
+            ("last bytes", 4088, 8),
+        ]),
     }
 }
 
@@ -102,11 +150,17 @@ fn table_fields(content: &[u8]) -> Vec<Field> {
     let present = |wanted: bool| (0..512).rev().find(|i| (content[8 * i] & 1 == 1) == wanted);
     let mut fields = Vec::new();
     if let Some(entry) = present(true) {
-        fields.extend(BITS.map(|(name, at, bit)| Field::bit(format!("entry {entry}, {name}"), 8 * entry + at, bit)));
+        fields.extend(
+            BITS.map(|(name, at, bit)| Field::bit(format!("entry {entry}, {name}"), 8 * entry + at, bit)),
+        );
     }
     if let Some(entry) = present(false) {
         let bits = [("present", 0, 0), ("writable", 0, 1), ("frame", 2, 0)];
-        fields.extend(bits.map(|(name, at, bit)| Field::bit(format!("absent entry {entry}, {name}"), 8 * entry + at, bit)));
+        fields.extend(
+            bits.map(|(name, at, bit)| {
+                Field::bit(format!("absent entry {entry}, {name}"), 8 * entry + at, bit)
+            }),
+        );
     }
     fields
 }

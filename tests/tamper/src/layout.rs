@@ -91,7 +91,10 @@ pub fn parts(stream: &Stream) -> Result<Vec<Part>> {
     plain("xl configuration", optional);
     plain("libxl header", 16);
     let first = XL_HEADER + optional + 16;
-    ensure!(word(bytes, first)? == 1, "libxl's first record is not libxc's stream");
+    ensure!(
+        word(bytes, first)? == 1,
+        "libxl's first record is not libxc's stream"
+    );
     parts.push(record(bytes, first, "libxl LIBXC_CONTEXT")?);
     at = parts[3].whole.end;
     let mut plain = |class: &str, length: usize| {
@@ -106,7 +109,10 @@ pub fn parts(stream: &Stream) -> Result<Vec<Part>> {
     };
     plain("libxc image header", 24);
     plain("libxc domain header", 16);
-    ensure!(Some(at) == stream.records.first().map(|record| record.whole.start), "libxc's records are elsewhere");
+    ensure!(
+        Some(at) == stream.records.first().map(|record| record.whole.start),
+        "libxc's records are elsewhere"
+    );
     for one in &stream.records {
         parts.push(Part {
             class: record_class(stream, one.kind, one.body.start),
@@ -172,7 +178,10 @@ pub fn pages(stream: &Stream) -> Result<Vec<(PageClass, Page)>> {
         long(&stream.bytes, context + LDT_BASE)?,
         entry,
     );
-    let mut special = HashMap::from([(frames.start_info, PageClass::StartInfo), (frames.gdt_frame, PageClass::Gdt)]);
+    let mut special = HashMap::from([
+        (frames.start_info, PageClass::StartInfo),
+        (frames.gdt_frame, PageClass::Gdt),
+    ]);
     special.extend(ldt.map(|pfn| (pfn, PageClass::Ldt)));
     special.extend(entry(frames.start_info, STORE).map(|pfn| (pfn, PageClass::StoreRing)));
     special.extend(entry(frames.start_info, CONSOLE).map(|pfn| (pfn, PageClass::ConsoleRing)));

@@ -257,7 +257,12 @@ fn build_programs() -> Result<Vec<(String, PathBuf)>> {
             &step,
         )
     };
-    let packages = ["vmcrypt-guest", "vmcrypt-hostile", "vmcrypt-tamper", "vmcrypt-tools"];
+    let packages = [
+        "vmcrypt-guest",
+        "vmcrypt-hostile",
+        "vmcrypt-tamper",
+        "vmcrypt-tools",
+    ];
     build(STATIC, &packages.map(|package| ["-p", package]).concat())?;
     build(
         STATIC,
