@@ -89,7 +89,7 @@ impl Memory {
             }
             self.protect(table);
             let (l2, place) = self.l2_entry(address(first));
-            let update = [l2 << 12 | 8 * place, self.mfn(table) << 12 | TABLE];
+            let update = [(l2 << 12) | (8 * place), self.mfn(table) << 12 | TABLE];
             // SAFETY: the entry was empty, and the table maps pages that nothing else uses.
             let result =
                 unsafe { xen::call(xen::MMU_UPDATE, [update.as_ptr() as u64, 1, 0, xen::DOMID_SELF]) };
@@ -174,7 +174,7 @@ impl Memory {
                     .read_volatile()
             };
             let marked = entry & !BITS | number << 9 & BITS;
-            let update = [mfn << 12 | 8 * place, marked];
+            let update = [(mfn << 12) | (8 * place), marked];
             // SAFETY: bits that mean nothing to the CPU.
             let result =
                 unsafe { xen::call(xen::MMU_UPDATE, [update.as_ptr() as u64, 1, 0, xen::DOMID_SELF]) };

@@ -84,7 +84,7 @@ impl Shared {
             } else {
                 ticks << shift
             };
-            return base.wrapping_add((u128::from(ticks) * u128::from(factor) >> 32) as u64);
+            return base.wrapping_add(((u128::from(ticks) * u128::from(factor)) >> 32) as u64);
         }
     }
 

@@ -112,7 +112,7 @@ impl Store {
         let (begin, end) = (self.get(RSP_CONS), self.get(RSP_PROD));
         fence(Ordering::Acquire);
         let there = end.wrapping_sub(begin);
-        if there < 16 || there > SIZE {
+        if !(16..=SIZE).contains(&there) {
             return None;
         }
         let word = |place: u32| {

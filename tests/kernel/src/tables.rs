@@ -48,7 +48,7 @@ impl Tables {
     pub fn mark(&self, memory: &Memory, number: u64) {
         const UNUSED: u64 = 4;
         for table in [self.gdt, self.ldt] {
-            let place = memory.mfn(table) << 12 | 8 * UNUSED;
+            let place = (memory.mfn(table) << 12) | (8 * UNUSED);
             // SAFETY: a descriptor of no segment, which is not present.
             let result = unsafe { xen::call(xen::UPDATE_DESCRIPTOR, [place, number & 0xffff, 0, 0]) };
             assert!(result == 0);

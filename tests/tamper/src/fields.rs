@@ -89,11 +89,26 @@ pub fn fields(class: &str, length: usize) -> Vec<Field> {
         ],
         _ => &[],
     };
-    let mut fields: Vec<Field> = named
-        .iter()
-        .filter(|(_, at, size)| at + size <= length)
-        .map(|(name, at, size)| Field::new(*name, *at, *size))
-        .collect();
+    let mut fields: Vec<Field> = if class.ends_with("BASIC") {
+        // VGCF_* of public/arch-x86/xen.h.
+        [
+            ("flags, i387_valid", 0),
+            ("flags, in_kernel", 2),
+            ("flags, failsafe_disables_events", 3),
+            ("flags, syscall_disables_events", 4),
+            ("flags, online", 5),
+        ]
+        .map(|(name, bit)| Field::bit(name, 520, bit))
+        .into()
+    } else {
+        Vec::new()
+    };
+    fields.extend(
+        named
+            .iter()
+            .filter(|(_, at, size)| at + size <= length)
+            .map(|(name, at, size)| Field::new(*name, *at, *size)),
+    );
     let known = named.iter().map(|(_, at, size)| at + size).max().unwrap_or(0);
     // What has no name is cut into equal pieces. Pages are a matter of their own.
     if class != "PAGE_DATA" && length > known {
@@ -178,7 +193,6 @@ const BASIC: &[(&str, usize, usize)] = &[
     ("vcpu_id", 0, 4),
     ("reserved", 4, 4),
     ("fpu_ctxt", 8, 512),
-    ("flags, i387_valid", 520, 1),
     ("flags, rest", 521, 7),
     ("r15", 528, 8),
     ("r14", 536, 8),
