@@ -84,6 +84,24 @@ impl Change {
         changed.extend(&original[at..]);
         changed
     }
+
+    /// Whether nothing would be changed.
+    fn is_none(&self, original: &[u8]) -> bool {
+        self.edits
+            .iter()
+            .all(|(range, bytes)| original[range.clone()] == bytes[..])
+    }
+
+    /// Whether what comes of it is another image as it was saved, which is a change of none.
+    fn makes(&self, original: &[u8], other: &[u8]) -> bool {
+        let [(range, bytes)] = &self.edits[..] else {
+            return false;
+        };
+        // The beginning is short, and decides quickly.
+        other.ends_with(bytes)
+            && range.end == original.len()
+            && original[..range.start] == other[..other.len() - bytes.len()]
+    }
 }
 
 impl fmt::Display for Change {
@@ -117,10 +135,11 @@ pub fn every_change(stream: &Stream, sources: &Sources<'_>, seed: u64) -> Result
         vec![(whole, sources.older.bytes.clone())],
     );
     let Generator { mut changes, .. } = generator;
-    // Another image as it was saved is a change of none; but for the earlier one, which is the last of the list.
     let last = changes.pop();
-    let others = [&stream.bytes, &sources.older.bytes, &sources.other.bytes];
-    changes.retain(|change| !others.contains(&&change.apply(&stream.bytes)));
+    let others = [&sources.older.bytes, &sources.other.bytes];
+    changes.retain(|change| {
+        !change.is_none(&stream.bytes) && !others.iter().any(|other| change.makes(&stream.bytes, other))
+    });
     changes.extend(last);
     Ok(changes)
 }

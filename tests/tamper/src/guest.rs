@@ -82,7 +82,7 @@ impl Toolstack {
     /// Builds and starts a guest; what it says of its memory.
     pub fn create(&mut self, name: &str) -> Result<String> {
         let config = format!(
-            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/usr/local/bin/vmcrypt-kernel\"\nmemory = 8\nmaxmem = 8\n\
+            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/usr/local/bin/vmcrypt-kernel\"\nmemory = 6\nmaxmem = 6\n\
              vcpus = 2\non_crash = \"preserve\"\non_reboot = \"preserve\"\non_poweroff = \"preserve\"\n"
         );
         let file = format!("{DIR}/{name}.cfg");
