@@ -20,6 +20,8 @@ const DIR: &str = "/tmp/tamper";
 const CONSOLES: &str = "/var/log/xen/console";
 /// A command of `xl`'s that takes so long does not end by itself.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// A guest that does not suspend within this time was not told to: its connection to xenstore is broken.
+const SAVE: Duration = Duration::from_secs(30);
 /// A guest that was let run says so within this time, or never.
 const LIFE: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(50);
@@ -88,7 +90,7 @@ impl Toolstack {
         let file = format!("{DIR}/{name}.cfg");
         fs::write(&file, config)?;
         let before = text(&log(name)).len();
-        let (ok, said) = xl(&["create", "-q", "-e", &file])?;
+        let (ok, said) = xl(&["create", "-q", "-e", &file], PATIENCE)?;
         ensure!(ok, "xl create: {said}");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -105,7 +107,7 @@ impl Toolstack {
     /// Saves a guest, which ends it.
     pub fn save(&mut self, name: &str) -> Result<Stream> {
         let file = format!("{DIR}/{name}.img");
-        let (ok, said) = xl(&["save", name, &file])?;
+        let (ok, said) = xl(&["save", name, &file], SAVE)?;
         ensure!(ok, "xl save: {said}");
         Stream::parse(fs::read(&file)?)
     }
@@ -120,7 +122,7 @@ impl Toolstack {
                 .insert(log.path().display().to_string(), log.metadata()?.len() as usize);
         }
         self.log()?;
-        let (ok, said) = xl(&["restore", "-e", &file])?;
+        let (ok, said) = xl(&["restore", "-e", &file], PATIENCE)?;
         let told = self.log()?;
         let told = told
             .lines()
@@ -238,7 +240,7 @@ impl Toolstack {
                 return Ok(());
             };
             if domain.state != "dying" {
-                xl(&["destroy", &domain.id.to_string()])?;
+                xl(&["destroy", &domain.id.to_string()], PATIENCE)?;
             }
             if self.domain()?.is_some() {
                 sleep(LOOK);
@@ -269,7 +271,7 @@ impl Toolstack {
 }
 
 /// Runs `xl`: whether it succeeded, and what it said.
-fn xl(arguments: &[&str]) -> Result<(bool, String)> {
+fn xl(arguments: &[&str], patience: Duration) -> Result<(bool, String)> {
     let file = format!("{DIR}/xl.log");
     let output = File::create(&file)?;
     let mut child = Command::new("xl")
@@ -279,7 +281,7 @@ fn xl(arguments: &[&str]) -> Result<(bool, String)> {
         .stderr(output)
         .spawn()
         .context("starting xl")?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait()? {
             return Ok((status.success(), text(&file)));

@@ -90,6 +90,12 @@ const RULES: &[Rule] = &[
         "a page is known by its PFN, not by its position in the image",
     ),
     Rule(
+        &["PAGE_DATA"],
+        &[Swap],
+        ANYWHERE,
+        "a page is known by its PFN, not by its position in the image",
+    ),
+    Rule(
         PAGES,
         &[Duplicate],
         &["PFN *"],
