@@ -89,19 +89,19 @@ impl Toolstack {
         );
         let file = format!("{DIR}/{name}.cfg");
         fs::write(&file, config)?;
-        let before = text(&log(name)).len();
+        let before = fs::metadata(log(name)).map_or(0, |log| log.len() as usize);
         let (ok, said) = xl(&["create", "-q", "-e", &file], PATIENCE)?;
         ensure!(ok, "xl create: {said}");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let log = text(&log(name));
-            let mut lines = log[before..].lines().filter_map(Line::parse);
+            let log = text(&log(name), before);
+            let mut lines = log.lines().filter_map(Line::parse);
             if let Some(Line::Intact(_, hash)) = lines.find(|line| matches!(line, Line::Intact(..))) {
                 return Ok(hash.to_owned());
             }
             sleep(LOOK);
         }
-        bail!("{name} does not come up: {}", text(&log(name)))
+        bail!("{name} does not come up: {}", text(&log(name), before))
     }
 
     /// Saves a guest, which ends it.
@@ -171,8 +171,7 @@ impl Toolstack {
         let name = String::from_utf8_lossy(&name.stdout).trim().to_owned();
         let from = self.said.get(&log(&name)).copied().unwrap_or(0);
         loop {
-            let log = text(&log(&name));
-            let new = log.get(from..).unwrap_or("");
+            let new = text(&log(&name), from);
             let mut resumed = false;
             for line in new.lines().filter_map(Line::parse) {
                 match line {
@@ -284,7 +283,7 @@ fn xl(arguments: &[&str], patience: Duration) -> Result<(bool, String)> {
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait()? {
-            return Ok((status.success(), text(&file)));
+            return Ok((status.success(), text(&file, 0)));
         }
         sleep(Duration::from_millis(10));
     }

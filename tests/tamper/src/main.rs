@@ -269,9 +269,8 @@ fn sessions(xen: &mut Toolstack) -> Result<(Stream, Stream, String)> {
     }
 }
 
-/// Reads a file that somebody else writes, as far as it is.
-fn text(file: &str) -> String {
-    fs::read(file)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+/// Reads a file that somebody else writes, from a place on. Rings that were changed may have put anything into it.
+fn text(file: &str, from: usize) -> String {
+    let bytes = fs::read(file).unwrap_or_default();
+    String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
 }
