@@ -151,6 +151,25 @@ pub fn vcpu_context(xen: &Privcmd, domain: DomId, vcpu: u32) -> Result<Vec<u8>, 
     Ok(context.bytes(0, pv::CONTEXT_BYTES))
 }
 
+/// What Xen has logged from a place on, and the place after it.
+pub fn console(xen: &Privcmd, from: u32) -> Result<(String, u32), Error> {
+    const ROOM: usize = 32 << 10;
+    let buffer = xen.buffer(ROOM)?;
+    let mut call = xen.buffer(sysctl::BYTES)?;
+    call.put(0, sysctl::READCONSOLE);
+    call.put(4, sysctl::VERSION);
+    call.put(sysctl::BODY + 1, 1u8);
+    call.put(sysctl::BODY + 4, from);
+    call.put(sysctl::BODY + 8, buffer.address());
+    call.put(sysctl::BODY + 16, ROOM as u32);
+    xen.call("Xen's log", HYPERVISOR_SYSCTL, &[call.address()])?;
+    let text = buffer.bytes(0, (call.get::<u32>(sysctl::BODY + 16) as usize).min(ROOM));
+    Ok((
+        String::from_utf8_lossy(&text).into_owned(),
+        call.get(sysctl::BODY + 4),
+    ))
+}
+
 /// What VMCrypt does on this host; `None` on a Xen without it.
 pub fn host_info(xen: &Privcmd) -> Result<Option<HostInfo>, Error> {
     let mut info = xen.buffer(size_of::<HostInfo>())?;
@@ -227,6 +246,7 @@ const XENMEM_MAXIMUM_GPFN: u64 = 14;
 /// `struct xen_sysctl`
 mod sysctl {
     pub const VERSION: u32 = 0x15;
+    pub const READCONSOLE: u32 = 1;
     pub const GETDOMAININFOLIST: u32 = 6;
     pub const BODY: usize = 8;
     pub const BYTES: usize = BODY + 128;

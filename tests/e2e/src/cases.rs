@@ -12,6 +12,7 @@ pub mod migrate;
 pub mod oracle;
 pub mod owner;
 pub mod refuse;
+pub mod tamper;
 pub mod timing;
 pub mod wipe;
 
@@ -56,8 +57,8 @@ const DEBUG_CANARY: Config = Config {
     ..Config::DEBUG
 };
 
-/// Measurements, which nobody passes or fails: CI leaves them out and says so.
-pub const MEASUREMENTS: &[&str] = &["timing"];
+/// Measurements, which nobody passes or fails, and what takes too long: CI leaves them out and says so.
+pub const MEASUREMENTS: &[&str] = &["tamper-full", "timing"];
 
 /// Every case, in the order in which a reader should meet them.
 pub const ALL: &[Case] = &[
@@ -385,6 +386,26 @@ pub const ALL: &[Case] = &[
         "owner-key",
         "an image outlives the host's reboot under its owner's key, and under nothing else",
         Free(&[VmCrypt], owner::reboot),
+    ),
+    case(
+        "kernel",
+        "the smallest guest, with every kind of page and two vCPUs: saved and restored intact",
+        In(Config::VMCRYPT, tamper::kernel),
+    ),
+    case(
+        "canary-tamper",
+        "stock Xen: changes of an image are let through, and seen to be",
+        In(Config::STOCK, tamper::canary),
+    ),
+    case(
+        "tamper",
+        "one change of each kind for every part of an image: refused, or harmless for a stated reason",
+        In(Config::VMCRYPT, tamper::sample),
+    ),
+    case(
+        "tamper-full",
+        "the same with every change, which takes an hour (JSON and table in target/testbed)",
+        In(Config::VMCRYPT, tamper::full),
     ),
     case("off", "vmcrypt=off behaves as stock", In(OFF, canary::off)),
     case(

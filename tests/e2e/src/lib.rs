@@ -10,6 +10,5 @@ pub mod dom0;
 pub mod guest;
 pub mod ram;
 mod runner;
-pub mod stream;
 
 pub use runner::{Options, boot, run, select};

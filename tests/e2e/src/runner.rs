@@ -131,7 +131,7 @@ impl Queue<'_> {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
         let verdict = if self.options.skip_measurements && cases::MEASUREMENTS.contains(&case.name) {
-            Err(Problem::Skip("a measurement; run it by name".to_owned()))
+            Err(Problem::Skip("a measurement, or long; run it by name".to_owned()))
         } else if self.options.until.is_some_and(|end| start > end) {
             let why = "the time for end-to-end cases is used up; `cargo xtask e2e` runs them all";
             Err(Problem::Skip(why.to_owned()))

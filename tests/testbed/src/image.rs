@@ -256,16 +256,17 @@ impl Image {
 /// Builds our own programs, linked statically: the disk's libraries are another Debian's.
 fn build_programs() -> Result<Vec<(String, PathBuf)>> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
+    const STATIC: &str = "-Ctarget-feature=+crt-static";
     let dir = paths::target_dir().join("static");
     let step = Step::new("build the programs for dom0 and the guests");
-    let build = |arguments: &[&str]| {
+    let build = |flags: &str, arguments: &[&str]| {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         command
             .current_dir(paths::workspace_root())
             .args(["build", "--profile", "static", "--target", TARGET, "--target-dir"])
             .arg(&dir)
             .args(arguments)
-            .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+            .env("RUSTFLAGS", flags)
             .env_remove("CARGO_ENCODED_RUSTFLAGS");
         cmd::logged(
             &mut command,
@@ -273,26 +274,38 @@ fn build_programs() -> Result<Vec<(String, PathBuf)>> {
             &step,
         )
     };
-    build(&[
-        "-p",
+    let packages = [
         "vmcrypt-guest",
-        "-p",
         "vmcrypt-hostile",
-        "-p",
+        "vmcrypt-tamper",
         "vmcrypt-tools",
-    ])?;
-    build(&[
-        "-p",
-        "vmcrypt-testbed",
-        "--no-default-features",
-        "--features",
-        "agent",
-        "--bin",
-        "vmcrypt-agent",
-    ])?;
+    ];
+    build(STATIC, &packages.map(|package| ["-p", package]).concat())?;
+    build(
+        STATIC,
+        &[
+            "-p",
+            "vmcrypt-testbed",
+            "--no-default-features",
+            "--features",
+            "agent",
+            "--bin",
+            "vmcrypt-agent",
+        ],
+    )?;
+    // Linked where its pages lie.
+    let fixed = format!("{STATIC} -Crelocation-model=static");
+    build(&fixed, &["-p", "vmcrypt-kernel", "--features", "bare"])?;
     step.done("");
     let out = dir.join(TARGET).join("static");
-    let names = ["vmcrypt-guest", "vmcrypt-agent", "vmcrypt-hostile", "vmcrypt"];
+    let names = [
+        "vmcrypt-guest",
+        "vmcrypt-agent",
+        "vmcrypt-hostile",
+        "vmcrypt-kernel",
+        "vmcrypt-tamper",
+        "vmcrypt",
+    ];
     Ok(names
         .iter()
         .map(|name| ((*name).to_owned(), out.join(name)))

@@ -4,8 +4,8 @@ use crate::case::{Verdict, demand};
 use crate::cases::{attack, cycle, migrate};
 use crate::dom0::{Dom0, LONG};
 use crate::guest::Spec;
-use crate::stream::{Stream, equal_pages};
 use vmcrypt_guest::{Role, pattern, secret};
+use vmcrypt_tamper::stream::{Stream, equal_pages};
 
 /// What a detector must find of the secret's lines to count as working.
 const MOST: u64 = secret::LINES as u64 * 9 / 10;

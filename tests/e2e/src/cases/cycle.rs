@@ -4,10 +4,10 @@ use crate::case::{Problem, Verdict, demand};
 use crate::cases::attack::swept_lines;
 use crate::dom0::{Dom0, LONG, SHORT, last_lines};
 use crate::guest::{Guest, Spec};
-use crate::stream::{Stream, equal_pages};
 use serde_json::Value;
 use std::time::Duration;
 use vmcrypt_guest::{Role, secret};
+use vmcrypt_tamper::stream::{Stream, equal_pages};
 use vmcrypt_testbed::Answer;
 
 /// The main job, with everything that dom0 can see looked at.

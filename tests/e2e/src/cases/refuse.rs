@@ -4,12 +4,12 @@ use crate::case::{Config, Problem, Verdict, demand};
 use crate::dom0::{Dom0, LONG};
 use crate::guest::{Guest, Spec};
 use crate::runner::{Options, boot};
-use crate::stream::{Page, Stream, kind};
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::Duration;
 use vmcrypt_guest::Role;
 use vmcrypt_host::paths;
+use vmcrypt_tamper::stream::{Page, Stream, kind};
 use vmcrypt_testbed::Image;
 
 /// Keys come from hardware or not at all.
