@@ -85,6 +85,11 @@ const CALLS: &[Call] = &[
         make: |xen, victim| reservation(xen, victim, XENMEM_POPULATE_PHYSMAP, victim.data_pfn),
     },
     Call {
+        name: "set-memory-map",
+        about: "give the guest another memory map than the one that was measured",
+        make: |xen, victim| memory_map(xen, victim),
+    },
+    Call {
         name: "set-handle",
         about: "give the domain another uuid",
         make: |xen, victim| {
@@ -293,6 +298,20 @@ fn reservation(xen: &Privcmd, victim: &Victim, command: u64, page: u64) -> Resul
     }
 }
 
+/// One entry, `struct e820entry`: RAM as large as the domain is.
+fn memory_map(xen: &Privcmd, victim: &Victim) -> Result<(), Error> {
+    let mut entry = xen.buffer(20)?;
+    entry.put(8, victim.domain.pages * PAGE as u64);
+    entry.put(16, 1u32);
+    let mut request = xen.buffer(24)?;
+    request.put(0, victim.domain.id.0);
+    request.put(8, 1u32);
+    request.put(16, entry.address());
+    let arguments = [XENMEM_SET_MEMORY_MAP, request.address()];
+    xen.call("another memory map", HYPERVISOR_MEMORY_OP, &arguments)
+        .map(drop)
+}
+
 fn call_domctl(xen: &Privcmd, what: &'static str, address: u64) -> Result<(), Error> {
     xen.call(what, HYPERVISOR_DOMCTL, &[address]).map(drop)
 }
@@ -309,6 +328,7 @@ const MMUEXT_COPY_PAGE: u32 = 17;
 const UVMF_INVLPG_LOCAL: u64 = 2;
 const XENMEM_DECREASE_RESERVATION: u64 = 1;
 const XENMEM_POPULATE_PHYSMAP: u64 = 6;
+const XENMEM_SET_MEMORY_MAP: u64 = 13;
 const SETDOMAINHANDLE: u32 = 17;
 const HYPERCALL_INIT: u32 = 22;
 const SET_ADDRESS_SIZE: u32 = 35;
