@@ -33,24 +33,15 @@ pub fn agrees(dom0: &mut Dom0) -> Verdict {
             before.is_none(),
             "{name} has a measurement before its first unpause: {before:?}"
         );
-        dom0.run_for(
-            &format!("vmcrypt-hostile launch-pages {domid} >/root/{name}.pages"),
-            LONG,
-        )?;
         dom0.must(&format!("xl unpause {name}"), LONG)?;
         let found = launch(dom0, &domid)?;
         if found.as_deref() != Some(&expected) {
-            let difference = dom0.try_run(
-                &format!(
-                    "vmcrypt measure --pages /root/{name}.cfg >/root/{name}.offline; \
-                     diff /root/{name}.pages /root/{name}.offline | head -n 60"
-                ),
-                LONG,
-            )?;
+            dom0.run(&format!("xl destroy {name}"))?;
+            create(dom0, &name)?;
+            let difference = difference(dom0, &name)?;
             demand!(
                 false,
-                "{name}, {kernel:?}: Xen measured {found:?}, offline it is {expected}; where they differ: {}",
-                difference.text()
+                "{name}, {kernel:?}: Xen measured {found:?}, offline it is {expected}; where they differ: {difference}"
             );
         }
         dom0.run(&format!("xl destroy {name}"))?;
@@ -153,6 +144,16 @@ pub fn differs(dom0: &mut Dom0) -> Verdict {
         seen.len(),
         refused.join(", ")
     ))
+}
+
+/// The pages in which a domain that is built differs from what it should be.
+fn difference(dom0: &mut Dom0, name: &str) -> Result<String, Problem> {
+    let command = format!(
+        "vmcrypt-hostile launch-pages $(xl domid {name}) >/root/{name}.pages; \
+         vmcrypt measure --pages /root/{name}.cfg >/root/{name}.offline; \
+         diff /root/{name}.pages /root/{name}.offline | head -n 60"
+    );
+    Ok(dom0.try_run(&command, LONG)?.text())
 }
 
 fn write_config(dom0: &mut Dom0, spec: &Spec, kernel: Option<&str>) -> Result<(), Problem> {
