@@ -152,7 +152,7 @@ impl<'a> Builder<'a> {
         info.write(self.page(start_info), &config.cmdline);
         if let Some(address) = kernel.hypercall_page {
             let pfn = address.wrapping_sub(kernel.base) / PAGE;
-            if (pfn + 1) * PAGE > self.memory.len() as u64 {
+            if pfn >= self.next() {
                 return Err(Error::Kernel("its hypercall page lies outside of it".into()));
             }
             write_hypercalls(self.page(pfn));

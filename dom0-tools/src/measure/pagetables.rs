@@ -101,10 +101,10 @@ impl Mappings {
         const EXTRA: u64 = (512 << 10 >> 12) + 1;
         let mut wanted = EXTRA;
         loop {
-            let last = (end + (wanted << 12)) | ((1 << 22) - 1);
+            let last = beyond(end, wanted)? | ((1 << 22) - 1);
             let mapping = self.plan(base, last, pages, 0, first)?;
             wanted = mapping.area.tables + EXTRA;
-            if end + (wanted << 12) <= last + 1 {
+            if beyond(end, wanted)? - 1 <= last {
                 let tables = mapping.area.tables;
                 self.all.push(mapping);
                 return Ok((tables, last + 1));
@@ -115,7 +115,7 @@ impl Mappings {
     /// Maps a P2M of so many pages to an address of its own, pages and then tables from PFN `first` on:
     /// `alloc_p2m_list_x86_64()`. Number of tables.
     pub fn map_p2m(&mut self, address: u64, p2m_pages: u64, pages: u64, first: u64) -> Result<u64, Error> {
-        let last = address + (p2m_pages << 12) - 1;
+        let last = beyond(address, p2m_pages)? - 1;
         let mut mapping = self.plan(address, last, pages, first, first)?;
         mapping.area.pfn = first;
         for level in &mut mapping.levels {
@@ -181,4 +181,12 @@ impl Mappings {
             _ => PRESENT | WRITABLE | USER | ACCESSED | DIRTY,
         }
     }
+}
+
+/// The address so many pages behind another one, below the last 4 MiB that there are.
+fn beyond(address: u64, pages: u64) -> Result<u64, Error> {
+    let end = address
+        .checked_add(pages << 12)
+        .filter(|end| *end < u64::MAX << 22);
+    end.ok_or_else(|| Error::Build("the kernel's mapping reaches the end of all addresses".into()))
 }
