@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use vmcrypt_core::Pfn;
 use vmcrypt_core::aes::AesKey;
 use vmcrypt_core::cipher::{PAGE_SIZE, PageKind, Portable, Tweak, encrypt_page};
 use vmcrypt_core::ids::SessionId;
@@ -17,7 +18,6 @@ use vmcrypt_core::mac::{Hmac, expand, hkdf};
 use vmcrypt_core::polyval::HashKey;
 use vmcrypt_core::record::{Facts, HEADER, Header, MAGIC, TAG};
 use vmcrypt_core::seal::{Opener, SealTag};
-use vmcrypt_core::Pfn;
 
 /// Bytes that are looked for at a time: half a key, a round key, a tag.
 const WINDOW: usize = 16;
@@ -148,7 +148,11 @@ impl Needles {
         self.swapped(&passing, tag);
         for counter in 0..4u64 {
             let mut sealing = [0; 64];
-            expand(&record, &[b"vmcrypt/1 seal", &counter.to_le_bytes()], &mut sealing);
+            expand(
+                &record,
+                &[b"vmcrypt/1 seal", &counter.to_le_bytes()],
+                &mut sealing,
+            );
             self.secret(&passing, &sealing);
         }
     }
@@ -252,7 +256,9 @@ impl Needles {
         }
         let mut found: Found = self.names.iter().map(|name| (name.clone(), (0, 0))).collect();
         for (window, times) in places {
-            let entry = found.entry(self.names[self.windows[&window]].clone()).or_default();
+            let entry = found
+                .entry(self.names[self.windows[&window]].clone())
+                .or_default();
             entry.0 += 1;
             entry.1 += times;
         }
@@ -274,7 +280,7 @@ mod tests {
 
     #[test]
     fn keys_are_found_at_any_place_and_over_any_seam() {
-        let host = Host(core::array::from_fn(|i| 0x40 ^ 7 * i as u8));
+        let host = Host(core::array::from_fn(|i| 0x40 ^ (7 * i as u8)));
         let mut needles = Needles::default();
         needles.host(&host);
         let file = tempfile::NamedTempFile::new().unwrap();

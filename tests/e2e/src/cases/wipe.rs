@@ -194,7 +194,10 @@ fn scene(dom0: &mut Dom0, dump: &Dump) -> Result<Needles, Problem> {
     dom0.run_for(stuck, LONG)?;
     let status = dom0.status(&saved)?;
     let state = &status["domains"][0]["state"];
-    demand!(state == "suspended", "the save is stuck, and the guest is {state}");
+    demand!(
+        state == "suspended",
+        "the save is stuck, and the guest is {state}"
+    );
 
     let host = dump.host(dom0, &status)?;
     let (record, of_restored) = host.open_record(&stream.bytes[stream.first(kind::VCPU_XSAVE)?.body])?;
@@ -286,7 +289,11 @@ fn missing(before: &Found) -> Result<(), Problem> {
         .filter(|(name, (windows, _))| name.contains(PASSING) && *windows > 0)
         .map(|(name, count)| (name.clone(), *count))
         .collect();
-    demand!(passing.is_empty(), "left behind by a computation: {}", told(&passing));
+    demand!(
+        passing.is_empty(),
+        "left behind by a computation: {}",
+        told(&passing)
+    );
     Ok(())
 }
 
