@@ -154,9 +154,8 @@ fn around(image: &Image, options: &Options, config: Config, way: &Way) -> Result
     let before = dump.look(&mut dom0, &needles)?;
     dom0.note(&format!("before: {}", told(&before)));
     if matches!(way.by, By::Nmi) {
-        // Somebody is encrypting at any moment.
-        dom0.run("xl create -q /root/swept.cfg")?;
-        let sweep = "while :; do vmcrypt sweep $(xl domid swept) --needle none --json; done";
+        // Somebody is encrypting at any moment, under keys that are looked for.
+        let sweep = "while :; do vmcrypt sweep $(xl domid saved) --needle none --json; done";
         dom0.run(&format!("nohup sh -c '{sweep}' >/dev/null 2>&1 & sleep 5"))?;
     }
     dom0.machine().hold_at_end()?;
@@ -184,7 +183,6 @@ fn scene(dom0: &mut Dom0, dump: &Dump) -> Result<Needles, Problem> {
     dom0.must(&format!("xl restore -p {}", restored.image()), LONG)?;
 
     let saved = dom0.create(Spec::new("saved"))?;
-    dom0.run("sed s/saved/swept/ /root/saved.cfg >/root/swept.cfg")?;
     let stuck = "mkfifo /root/pipe; \
         nohup sh -c '(head -c 100000000 >/dev/null; sleep 100000) </root/pipe' >/dev/null 2>&1 & \
         nohup xl save saved /root/pipe >/dev/null 2>&1 & \
