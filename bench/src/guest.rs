@@ -64,7 +64,7 @@ mod calls {
         page::vmc_map_judge(domain: *mut VmcDomain, frame: u32, writable: bool, write_back: bool, view: *mut u32) -> u32;
         page::vmc_page_begin(domain: *mut VmcDomain, pfn: u64, idle: bool, ticket: *mut VmcTicket, again: *mut bool) -> u32;
         page::vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, kind: u64, page: *mut Page);
-        page::vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket);
+        page::vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) -> u32;
         page::vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket);
         page::vmc_page_dirtied(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_forget(domain: *mut VmcDomain, pfn: u64);
@@ -357,7 +357,8 @@ impl Guest {
     /// `vmc_page_end()`.
     pub fn end(&self, ticket: &VmcTicket) {
         // SAFETY: the lock is held.
-        self.locked(|rust| unsafe { calls::vmc_page_end(rust, ticket) });
+        let verdict = self.locked(|rust| unsafe { calls::vmc_page_end(rust, ticket) });
+        assert_eq!(verdict, 0, "this host does not go down");
     }
 
     /// A replica for a frame, showing nothing yet.

@@ -4,11 +4,12 @@
 //! identifier, and derives from it everything that Xen derives. What is then found in the dump is a key in use; what
 //! is found in a later dump is a key that was not wiped.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use vmcrypt_core::Pfn;
 use vmcrypt_core::aes::AesKey;
 use vmcrypt_core::cipher::{PAGE_SIZE, PageKind, Portable, Tweak, encrypt_page};
 use vmcrypt_core::ids::SessionId;
@@ -17,7 +18,6 @@ use vmcrypt_core::mac::{Hmac, expand, hkdf};
 use vmcrypt_core::polyval::HashKey;
 use vmcrypt_core::record::{Facts, HEADER, Header, MAGIC, TAG};
 use vmcrypt_core::seal::{Opener, SealTag};
-use vmcrypt_core::{Pfn, Refusal};
 
 /// Bytes that are looked for at a time: half a key, a round key, a tag.
 const WINDOW: usize = 16;
@@ -54,7 +54,7 @@ impl Host {
                 }
             }
         }
-        anyhow::bail!("the host key is not in Xen's image; has the place moved where it is kept?")
+        bail!("the host key is not in Xen's image; has the place moved where it is kept?")
     }
 
     fn key(&self) -> RootKey {
@@ -63,16 +63,11 @@ impl Host {
         key
     }
 
-    /// The sealed part of the record in an image, in clear, from a piece that is in no other page of the machine.
-    pub fn open_record(&self, xsave: &[u8]) -> Result<Vec<u8>> {
-        let at = xsave
-            .windows(MAGIC.len())
-            .position(|w| w == MAGIC)
-            .context("no record")?;
-        let refused = |refusal: Refusal| anyhow::anyhow!("the record: {}", refusal.text());
-        let header = Header::read(&xsave[at..at + HEADER]).or_else(|_| Header::read(&xsave[at..]));
-        let header = header.map_err(refused)?;
-        let mut record = xsave[at..at + header.total as usize].to_vec();
+    /// The record in an image's XSAVE record, in clear, and its session.
+    pub fn open_record(&self, xsave: &[u8]) -> Result<(Vec<u8>, [u8; 16])> {
+        let at = xsave.windows(MAGIC.len()).position(|bytes| bytes == MAGIC);
+        let mut record = xsave[at.context("the image has no sealed record")?..].to_vec();
+        let header = Header::read(&record).map_err(|refusal| anyhow!(refusal.text()))?;
         let (clear, rest) = record.split_at_mut(HEADER);
         let (body, tag) = rest.split_last_chunk_mut::<TAG>().context("a short record")?;
         let mut key = RecordKey::empty();
@@ -82,12 +77,11 @@ impl Host {
         opener.check(body);
         let opened = opener.verify(&SealTag(*tag)).and_then(|()| opener.open(body));
         ensure!(opened.is_ok(), "the record does not open with the host key");
-        Ok(record)
+        Ok((record, header.session.0))
     }
 }
 
 fn read_at(file: &Path, at: u64, length: usize, into: &mut Vec<u8>) -> Result<()> {
-    use std::io::{Seek, SeekFrom};
     let mut file = File::open(file)?;
     file.seek(SeekFrom::Start(at))?;
     into.clear();
@@ -181,7 +175,7 @@ impl Needles {
 
     /// A record in clear: the digests of its pages, which are nowhere else.
     pub fn record(&mut self, who: &str, opened: &[u8]) -> Result<()> {
-        let facts = Facts::read(opened).map_err(|refusal| anyhow::anyhow!("{}", refusal.text()))?;
+        let facts = Facts::read(opened).map_err(|refusal| anyhow!(refusal.text()))?;
         for digest in [facts.digests.private, facts.digests.plain] {
             let bytes = digest.to_bytes();
             self.window(
@@ -286,7 +280,7 @@ mod tests {
 
     #[test]
     fn keys_are_found_at_any_place_and_over_any_seam() {
-        let host = Host(core::array::from_fn(|i| 0x40 ^ 7 * i as u8));
+        let host = Host(core::array::from_fn(|i| 0x40 ^ (7 * i as u8)));
         let mut needles = Needles::default();
         needles.host(&host);
         let file = tempfile::NamedTempFile::new().unwrap();

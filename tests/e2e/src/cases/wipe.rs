@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
+use vmcrypt_core::Refusal;
 use vmcrypt_host::paths;
 use vmcrypt_testbed::Image;
 
@@ -118,7 +119,7 @@ pub fn canary(image: &Image, options: &Options) -> Verdict {
         "Xen was told to wipe nothing, and this was not found: {}",
         wiped.join(", ")
     );
-    Ok(format!("after the reboot: {}", told(&after)))
+    Ok(format!("after the reboot: {}", summary(&after)))
 }
 
 const REBOOT: Way = Way {
@@ -137,7 +138,7 @@ fn goes_down(image: &Image, options: &Options, config: Config, way: &Way) -> Ver
         "memory still holds {}",
         told(&after)
     );
-    Ok(format!("before: {}; after: nothing", told(&before)))
+    Ok(format!("before: {}; after: nothing", summary(&before)))
 }
 
 /// Boots, has keys of all kinds in use, brings the machine down: what was found before and after.
@@ -153,9 +154,8 @@ fn around(image: &Image, options: &Options, config: Config, way: &Way) -> Result
     let before = dump.look(&mut dom0, &needles)?;
     dom0.note(&format!("before: {}", told(&before)));
     if matches!(way.by, By::Nmi) {
-        // Somebody is encrypting at any moment.
-        dom0.run("xl create -q /root/swept.cfg")?;
-        let sweep = "while :; do vmcrypt sweep $(xl domid swept) --needle none --json; done";
+        // Somebody is encrypting at any moment, under keys that are looked for.
+        let sweep = "while :; do vmcrypt sweep $(xl domid saved) --needle none --json; done";
         dom0.run(&format!("nohup sh -c '{sweep}' >/dev/null 2>&1 & sleep 5"))?;
     }
     dom0.machine().hold_at_end()?;
@@ -183,7 +183,6 @@ fn scene(dom0: &mut Dom0, dump: &Dump) -> Result<Needles, Problem> {
     dom0.must(&format!("xl restore -p {}", restored.image()), LONG)?;
 
     let saved = dom0.create(Spec::new("saved"))?;
-    dom0.run("sed s/saved/swept/ /root/saved.cfg >/root/swept.cfg")?;
     let stuck = "mkfifo /root/pipe; \
         nohup sh -c '(head -c 100000000 >/dev/null; sleep 100000) </root/pipe' >/dev/null 2>&1 & \
         nohup xl save saved /root/pipe >/dev/null 2>&1 & \
@@ -199,11 +198,8 @@ fn scene(dom0: &mut Dom0, dump: &Dump) -> Result<Needles, Problem> {
     );
 
     let host = dump.host(dom0, &status)?;
-    let record = host.open_record(&stream.bytes[stream.first(kind::VCPU_XSAVE)?.body])?;
-    let session = |hex: &Value| -> Result<[u8; 16]> { sixteen(hex.as_str().context("no session")?) };
-    let of_saved = session(&status["domains"][0]["session"])?;
-    let inspected = dom0.inspect(&restored.image())?;
-    let of_restored = session(&inspected["sealed_record"]["session"])?;
+    let (record, of_restored) = host.open_record(&stream.bytes[stream.first(kind::VCPU_XSAVE)?.body])?;
+    let of_saved = session(&status)?;
     let mut needles = Needles::default();
     needles.host(&host);
     needles.session("restored", &host, of_restored);
@@ -229,7 +225,6 @@ pub fn destroyed(dom0: &mut Dom0) -> Verdict {
     let status = dom0.status(&guest)?;
     let other = dom0.status(&bystander)?;
     let host = dump.host(dom0, &status)?;
-    let session = |status: &Value| sixteen(status["domains"][0]["session"].as_str().context("no session")?);
     let mut needles = Needles::default();
     needles.host(&host);
     needles.session("destroyed", &host, session(&status)?);
@@ -248,9 +243,17 @@ pub fn destroyed(dom0: &mut Dom0) -> Verdict {
     );
     let after = dump.look(dom0, &needles)?;
     dom0.note(&format!("after: {}", told(&after)));
-    // Nothing more can be had of it.
-    let late = dom0.attack(&format!("map {id} 0x100"), SHORT);
-    dom0.note(&format!("a map of the zombie: {late:?}"));
+    // Nothing more can be had of it, not even under new keys.
+    dom0.xen_log()?;
+    let late = dom0.try_run(&format!("vmcrypt-hostile hold {id} 4000 0"), SHORT)?;
+    let log = dom0.xen_log()?;
+    demand!(
+        !late.text().contains("\"0\"") && log.contains(Refusal::Dying.text()),
+        "maps of a destroyed domain: {}; Xen says: {log}",
+        late.all_text()
+    );
+    let still = dump.look(dom0, &needles)?;
+    demand!(still == after, "after the attempt: {}", told(&still));
     dom0.run("kill $(cat /root/held.pid)")?;
 
     let left: Found = after
@@ -266,8 +269,8 @@ pub fn destroyed(dom0: &mut Dom0) -> Verdict {
         told(&after)
     );
     Ok(format!(
-        "maps held: {frames}; before: {}; after: nothing of it",
-        told(&before)
+        "maps held: {frames}; before: {}; after: nothing of the destroyed guest's",
+        summary(&before)
     ))
 }
 
@@ -313,6 +316,14 @@ fn told(found: &Found) -> String {
     }
 }
 
+/// The same in few words.
+fn summary(found: &Found) -> String {
+    let kinds = found.values().filter(|(windows, _)| *windows > 0).count();
+    let pieces: usize = found.values().map(|(windows, _)| windows).sum();
+    let places: usize = found.values().map(|(_, places)| places).sum();
+    format!("{pieces} pieces of {kinds} kinds of secrets in {places} places")
+}
+
 /// Where the machine's memory is written to, for a moment.
 struct Dump {
     file: PathBuf,
@@ -342,6 +353,11 @@ impl Dump {
     fn look(&self, dom0: &mut Dom0, needles: &Needles) -> Result<Found> {
         self.taken(dom0, || needles.find(&self.file))
     }
+}
+
+/// The open session of the guest that was asked about.
+fn session(status: &Value) -> Result<[u8; 16]> {
+    sixteen(status["domains"][0]["session"].as_str().context("no session")?)
 }
 
 fn sixteen(hex: &str) -> Result<[u8; 16]> {

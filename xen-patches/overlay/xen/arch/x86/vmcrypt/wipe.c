@@ -7,9 +7,11 @@
  * kernel that dom0 boots next, for one.  With a key of this boot it could read
  * the images that were saved under it.
  */
+#include <xen/delay.h>
 #include <xen/event.h>
 #include <xen/param.h>
 #include <xen/vmap.h>
+#include <asm/smp.h>
 
 #include "private.h"
 
@@ -91,15 +93,15 @@ int vmcrypt_domain_kill(struct domain *d)
  * The host's key goes first, and with it a flag that everybody reads who has
  * used a key and is about to show the result.  Keys can therefore be wiped under
  * CPUs that are still at work: nobody sees what they encrypt under a key of
- * zeros.
+ * zeros.  Domains do not leave the list: that takes a grace period, in which
+ * this CPU does not take part any more.
  *
- * Once @alone, that is repeated, since a CPU may have derived a key in between,
- * and everything else goes, too.  Domains do not leave the list: that takes a
- * grace period, in which this CPU does not take part any more.
+ * Whatever else holds keys, a ring of owners' keys or one of the host's for
+ * strangers, is wiped here, too.
  */
-void vmcrypt_going_down(bool alone)
+void vmcrypt_going_down(void)
 {
-    struct domain *d;
+    const struct domain *d;
 
     if ( opt_canary )
         return;
@@ -107,18 +109,55 @@ void vmcrypt_going_down(bool alone)
     vmc_host_wipe();
     vmc_keyring_wipe();
     for_each_domain ( d )
-    {
-        struct vmcrypt_domain *vm = vmcrypt_of(d);
+        if ( vmcrypt_of(d) )
+            vmc_domain_wipe(vmcrypt_of(d)->rust);
+}
 
-        if ( !vm )
+/*
+ * CPUs were stopped wherever they were, in the middle of a page for one: its
+ * keys are in the frames.  A stopped CPU does not return, so it does not need its
+ * stack; it gets the time to come to rest.  This one needs the frames from the
+ * caller's down; an exception may have left the primary stack.
+ */
+static void wipe_stacks(const cpumask_t *running, void *frame)
+{
+    unsigned int cpu, self = smp_processor_id();
+
+    mdelay(10);
+    for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
+    {
+        void *bottom = stack_base[cpu] + (PRIMARY_SHSTK_SLOT + 1) * PAGE_SIZE;
+        void *top = get_cpu_info_from_stack((unsigned long)stack_base[cpu]);
+
+        if ( !stack_base[cpu] || (cpu != self && cpumask_test_cpu(cpu, running)) )
             continue;
-        vmc_domain_wipe(vm->rust);
-        if ( alone )
+        /* Frame pointer and return address belong to the frame. */
+        if ( cpu == self && frame >= bottom && frame < top )
+            bottom = frame + 2 * sizeof(void *);
+        vmcrypt_wipe(bottom, top - bottom);
+    }
+}
+
+void vmcrypt_gone_down(const cpumask_t *running, void *frame)
+{
+    const struct domain *d;
+
+    /* A CPU may have derived a key since. */
+    vmcrypt_going_down();
+
+    if ( cpumask_subset(running, cpumask_of(smp_processor_id())) )
+    {
+        for_each_domain ( d )
         {
+            const struct vmcrypt_domain *vm = vmcrypt_of(d);
+
+            if ( !vm )
+                continue;
             vmcrypt_wipe(vm->record, vm->record_size);
             vmcrypt_wipe(vm->tags, tags_size(vm));
         }
-    }
-    if ( alone )
         vmcrypt_wipe_cpus();
+    }
+    if ( frame && system_state >= SYS_STATE_smp_boot )
+        wipe_stacks(running, frame);
 }

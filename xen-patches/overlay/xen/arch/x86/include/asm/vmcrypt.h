@@ -3,6 +3,7 @@
 #ifndef __ASM_X86_VMCRYPT_H__
 #define __ASM_X86_VMCRYPT_H__
 
+#include <xen/cpumask.h>
 #include <xen/vmcrypt.h>
 #include <asm/page.h>
 #include <public/domctl.h>
@@ -49,11 +50,17 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
 int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
 
 /*
- * The machine goes down, or Xen does: every key is wiped, and nothing will be
+ * The machine goes down, or Xen does: keys are wiped, and nothing will be
  * encrypted any more.  To be called early, while other CPUs may be anywhere, and
- * then once more, @alone, when none of them runs.  Takes no lock, does not fail.
+ * then once more when they were stopped, all but those in @running.  Neither
+ * takes a lock, neither fails.
  */
-void vmcrypt_going_down(bool alone);
+void vmcrypt_going_down(void);
+void vmcrypt_gone_down(const cpumask_t *running, void *frame);
+
+/* For functions that never return: what led to them is wiped, too. */
+#define vmcrypt_gone_for_good(running) \
+    vmcrypt_gone_down(running, __builtin_frame_address(0))
 
 #else /* !CONFIG_VMCRYPT */
 
@@ -81,7 +88,9 @@ static inline int vmcrypt_get_extstate(struct domain *d,
 static inline int vmcrypt_set_extstate(struct domain *d,
                                        struct xen_domctl_vcpuextstate *evc)
 { return 1; }
-static inline void vmcrypt_going_down(bool alone) {}
+static inline void vmcrypt_going_down(void) {}
+#define vmcrypt_gone_down(running, frame) ((void)0)
+#define vmcrypt_gone_for_good(running) ((void)0)
 
 #endif /* CONFIG_VMCRYPT */
 
