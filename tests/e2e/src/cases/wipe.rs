@@ -6,13 +6,13 @@ use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::Spec;
 use crate::ram::{Found, Host, Needles, PASSING};
 use crate::runner::{Options, boot};
-use crate::stream::{Stream, kind};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 use vmcrypt_core::Refusal;
 use vmcrypt_host::paths;
+use vmcrypt_tamper::stream::{Stream, kind};
 use vmcrypt_testbed::Image;
 
 /// A machine whose memory is no larger than it must be: all of it is read, several times.
