@@ -4,7 +4,7 @@
 //! identifier, and derives from it everything that Xen derives. What is then found in the dump is a key in use; what
 //! is found in a later dump is a key that was not wiped.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,6 +12,7 @@ use std::path::Path;
 use vmcrypt_core::Pfn;
 use vmcrypt_core::aes::AesKey;
 use vmcrypt_core::cipher::{PAGE_SIZE, PageKind, Portable, Tweak, encrypt_page};
+use vmcrypt_core::hpke::{KeyPair, PublicKey};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::keys::{RecordKey, RootKey, SessionKeys};
 use vmcrypt_core::mac::{Hmac, expand, hkdf};
@@ -23,38 +24,20 @@ use vmcrypt_core::seal::{Opener, SealTag};
 const WINDOW: usize = 16;
 type Window = [u8; WINDOW];
 
-/// The host key, as a dump of a running machine gives it away.
-pub struct Host([u8; 32]);
+/// A root key, the host's or an owner's, as a dump of a running machine gives it away.
+pub struct Root([u8; 32]);
 
-impl Host {
+impl Root {
     /// Finds the key with this identifier in Xen's own image.
-    pub fn find(dump: &Path, id: [u8; 16]) -> Result<Host> {
-        // Multiboot 1 specification, section 3.1.1; the header stands at the image's very beginning.
-        const MULTIBOOT: [u8; 4] = 0x1bad_b002u32.to_le_bytes();
-        // Xen maps itself with pages of 2 MiB (asm/config.h), so that is how it lies; it is smaller than 8 MiB.
-        const PLACE: usize = 2 << 20;
-        const IMAGE: usize = 8 << 20;
-        let mut image = Vec::new();
+    pub fn find(dump: &Path, id: [u8; 16]) -> Result<Root> {
         let mut candidate = RootKey::empty();
-        for at in (0..std::fs::metadata(dump)?.len()).step_by(PLACE) {
-            read_at(dump, at, 4096, &mut image)?;
-            if !image.windows(4).any(|word| word == MULTIBOOT) {
-                continue;
-            }
-            read_at(dump, at, IMAGE, &mut image)?;
-            for place in (0..image.len().saturating_sub(31)).step_by(4) {
-                let key: &[u8; 32] = image[place..].first_chunk().expect("32 bytes are left");
-                // A drawn key has no word of zeros, most of what lies here has one.
-                if key.as_chunks::<4>().0.contains(&[0; 4]) {
-                    continue;
-                }
-                candidate.set(key);
-                if candidate.key_id().0 == id {
-                    return Ok(Host(*key));
-                }
-            }
-        }
-        bail!("the host key is not in Xen's image; has the place moved where it is kept?")
+        let found = search(dump, |key| {
+            candidate.set(key);
+            candidate.key_id().0 == id
+        })?;
+        found
+            .map(Root)
+            .context("the key is not in Xen's image; has the place moved where it is kept?")
     }
 
     fn key(&self) -> RootKey {
@@ -81,6 +64,58 @@ impl Host {
     }
 }
 
+/// The secret half of the host's key pair, beside the host key.
+pub fn pair_secret(dump: &Path, host: &Root, public: &PublicKey) -> Result<[u8; 32]> {
+    // Curve arithmetic is slow, so only what lies near is tried.
+    const NEAR: usize = 128;
+    let (mut pair, mut near) = (KeyPair::empty(), Vec::new());
+    each_image(dump, |image| {
+        for at in memchr::memmem::find_iter(image, &host.0) {
+            near.extend_from_slice(&image[at.saturating_sub(NEAR)..(at + NEAR).min(image.len())]);
+        }
+        None::<()>
+    })?;
+    let secret = near.windows(32).find(|window| {
+        pair.set(window.first_chunk().expect("a window has 32 bytes"));
+        pair.public() == public
+    });
+    let secret = secret.context("the host's key pair is not beside the host key; has it moved?")?;
+    Ok(*secret.first_chunk().expect("a window has 32 bytes"))
+}
+
+/// Looks for 32 bytes in Xen's own image that are what is looked for.
+fn search(dump: &Path, mut is_it: impl FnMut(&[u8; 32]) -> bool) -> Result<Option<[u8; 32]>> {
+    each_image(dump, |image| {
+        (0..image.len().saturating_sub(31)).step_by(4).find_map(|place| {
+            let key: &[u8; 32] = image[place..].first_chunk().expect("32 bytes are left");
+            // A drawn key has no word of zeros, most of what lies here has one.
+            (!key.as_chunks::<4>().0.contains(&[0; 4]) && is_it(key)).then_some(*key)
+        })
+    })
+}
+
+/// Shows everything that may be Xen's own image, until something is found in it.
+fn each_image<T>(dump: &Path, mut look: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>> {
+    // Multiboot 1 specification, section 3.1.1; the header stands at the image's very beginning.
+    const MULTIBOOT: [u8; 4] = 0x1bad_b002u32.to_le_bytes();
+    // Xen maps itself with pages of 2 MiB (asm/config.h), so that is how it lies; it is smaller than 8 MiB.
+    const PLACE: usize = 2 << 20;
+    const IMAGE: usize = 8 << 20;
+    let mut image = Vec::new();
+    for at in (0..std::fs::metadata(dump)?.len()).step_by(PLACE) {
+        read_at(dump, at, 4096, &mut image)?;
+        if !image.windows(4).any(|word| word == MULTIBOOT) {
+            continue;
+        }
+        read_at(dump, at, IMAGE, &mut image)?;
+        let found = look(&image);
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
 fn read_at(file: &Path, at: u64, length: usize, into: &mut Vec<u8>) -> Result<()> {
     let mut file = File::open(file)?;
     file.seek(SeekFrom::Start(at))?;
@@ -100,17 +135,24 @@ pub struct Needles {
 pub type Found = BTreeMap<String, (usize, usize)>;
 
 impl Needles {
-    /// The host key, in the forms in which it is kept and in which computations with it could leave it.
-    pub fn host(&mut self, host: &Host) {
-        self.secret("host key", &host.0);
+    /// A root key, in the forms in which it is kept and in which computations with it could leave it.
+    pub fn root(&mut self, name: &str, root: &Root) {
+        self.secret(name, &root.0);
     }
 
-    /// All keys of a session of `host`; `who` names its domain.
-    pub fn session(&mut self, who: &str, host: &Host, session: [u8; 16]) {
+    /// The secret half of a key pair.
+    pub fn pair(&mut self, name: &str, secret: &[u8; 32]) {
+        for window in secret.as_chunks().0 {
+            self.window(name, *window);
+        }
+    }
+
+    /// All keys of a session under `root`; `who` names its domain.
+    pub fn session(&mut self, who: &str, root: &Root, session: [u8; 16]) {
         let mut pages = [0; 64];
-        hkdf(&session, &host.0, &[b"vmcrypt/1 page cipher and tag"], &mut pages);
+        hkdf(&session, &root.0, &[b"vmcrypt/1 page cipher and tag"], &mut pages);
         let mut record = [0; 32];
-        hkdf(&session, &host.0, &[b"vmcrypt/1 record"], &mut record);
+        hkdf(&session, &root.0, &[b"vmcrypt/1 record"], &mut record);
         let [cipher, tag] = pages.as_chunks::<32>().0 else {
             unreachable!("64 bytes are two keys")
         };
@@ -141,7 +183,7 @@ impl Needles {
         // What is there only while keys are derived.
         let mut mac = Hmac::empty();
         mac.start(&session);
-        mac.update(&host.0);
+        mac.update(&root.0);
         let passing = format!("{who}: {PASSING}");
         self.secret(&passing, &mac.finish());
         self.swapped(&passing, cipher);
@@ -158,10 +200,10 @@ impl Needles {
     }
 
     /// Tags of pages that are all zero, of which a guest has many, and which of them nobody knows.
-    pub fn zero_tags(&mut self, who: &str, host: &Host, session: [u8; 16], pfns: u64) {
+    pub fn zero_tags(&mut self, who: &str, root: &Root, session: [u8; 16], pfns: u64) {
         let session = SessionId(session);
         let mut keys = SessionKeys::empty();
-        keys.derive(&host.key(), &session);
+        keys.derive(&root.key(), &session);
         for pfn in 0..pfns {
             let tweak = Tweak {
                 session,
@@ -280,9 +322,9 @@ mod tests {
 
     #[test]
     fn keys_are_found_at_any_place_and_over_any_seam() {
-        let host = Host(core::array::from_fn(|i| 0x40 ^ (7 * i as u8)));
+        let host = Root(core::array::from_fn(|i| 0x40 ^ (7 * i as u8)));
         let mut needles = Needles::default();
-        needles.host(&host);
+        needles.root("host key", &host);
         let file = tempfile::NamedTempFile::new().unwrap();
         for at in [0, 1, 4093, (32 << 20) - 7, (32 << 20) + 5000] {
             let mut memory = vec![0; (32 << 20) + 8192];

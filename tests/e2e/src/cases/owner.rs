@@ -11,9 +11,9 @@ use vmcrypt_host::paths;
 use vmcrypt_testbed::Image;
 use vmcrypt_tools::owner::OwnerKey;
 
-const UUID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
-const UUID_BYTES: [u8; 16] = 0x0f1e_2d3c_4b5a_6978_8796_a5b4_c3d2_e1f0_u128.to_be_bytes();
-const ONCE: Policy = Policy {
+pub(super) const UUID: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+pub(super) const UUID_BYTES: [u8; 16] = 0x0f1e_2d3c_4b5a_6978_8796_a5b4_c3d2_e1f0_u128.to_be_bytes();
+pub(super) const ONCE: Policy = Policy {
     measurement: [0; 32],
     serial: 5,
     restores: 1,
@@ -98,7 +98,7 @@ pub fn reboot(image: &Image, options: &Options) -> Verdict {
 }
 
 /// Xen's public key, which the console and the tool must agree on.
-fn public_key(dom0: &mut Dom0) -> Result<PublicKey, Problem> {
+pub(super) fn public_key(dom0: &mut Dom0) -> Result<PublicKey, Problem> {
     let status = dom0.json("vmcrypt status --json")?;
     let digits = status["host"]["public_key"].as_str().unwrap_or_default();
     let line = format!("VMCrypt: host public key {digits}");
@@ -122,7 +122,7 @@ fn under_owner(dom0: &mut Dom0, guest: &crate::guest::Guest, id: &str) -> Result
     Ok(())
 }
 
-fn load(dom0: &mut Dom0, key: &[u8]) -> Result<(), Problem> {
+pub(super) fn load(dom0: &mut Dom0, key: &[u8]) -> Result<(), Problem> {
     let file = dom0.give(key)?;
     dom0.must(&format!("vmcrypt key load {file}"), SHORT)?;
     Ok(())

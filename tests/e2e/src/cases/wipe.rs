@@ -2,9 +2,10 @@
 //! found before shows that the search finds; what is found after is a key that whoever has the machine next can read.
 
 use crate::case::{Config, Problem, Verdict, demand};
+use crate::cases::owner;
 use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::Spec;
-use crate::ram::{Found, Host, Needles, PASSING};
+use crate::ram::{self, Found, Needles, PASSING, Root};
 use crate::runner::{Options, boot};
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -14,6 +15,7 @@ use vmcrypt_core::Refusal;
 use vmcrypt_host::paths;
 use vmcrypt_tamper::stream::{Stream, kind};
 use vmcrypt_testbed::Image;
+use vmcrypt_tools::owner::OwnerKey;
 
 /// A machine whose memory is no larger than it must be: all of it is read, several times.
 const MEMORY_MIB: u32 = 1600;
@@ -143,14 +145,16 @@ fn goes_down(image: &Image, options: &Options, config: Config, way: &Way) -> Ver
 
 /// Boots, has keys of all kinds in use, brings the machine down: what was found before and after.
 fn around(image: &Image, options: &Options, config: Config, way: &Way) -> Result<(Found, Found), Problem> {
+    let owner = OwnerKey::draw()?;
     let config = Config {
-        xen_arguments: way.xen,
+        // Once in the life of the test's process.
+        xen_arguments: format!("vmcrypt-owner={:?} {}", owner.public(), way.xen).leak(),
         ..config
     };
     let dir = paths::target_subdir("testbed/logs")?.join(way.case);
     let mut dom0 = boot(image, config, options, &dir)?;
     let dump = Dump::new(&mut dom0, config);
-    let needles = scene(&mut dom0, &dump)?;
+    let needles = scene(&mut dom0, &dump, &owner)?;
     let before = dump.look(&mut dom0, &needles)?;
     dom0.note(&format!("before: {}", told(&before)));
     if matches!(way.by, By::Nmi) {
@@ -175,14 +179,16 @@ fn around(image: &Image, options: &Options, config: Config, way: &Way) -> Result
 }
 
 /// A guest that is suspended half-way through its save, and another one between its restore and its first unpause: the
-/// keys of an open session with its tags, those of a record, and the record in clear.
-fn scene(dom0: &mut Dom0, dump: &Dump) -> Result<Needles, Problem> {
+/// keys of an open session with its tags, those of a record, and the record in clear. The former is under an owner's key.
+fn scene(dom0: &mut Dom0, dump: &Dump, owner: &OwnerKey) -> Result<Needles, Problem> {
+    let public = owner::public_key(dom0)?;
+    owner::load(dom0, &owner.seal(owner::UUID_BYTES, owner::ONCE, &[public])?)?;
     let restored = dom0.create(Spec::new("restored"))?;
     dom0.save(&restored)?;
     let stream = Stream::parse(dom0.take(&restored.image())?)?;
     dom0.must(&format!("xl restore -p {}", restored.image()), LONG)?;
 
-    let saved = dom0.create(Spec::new("saved"))?;
+    let saved = dom0.create(Spec::new("saved").uuid(owner::UUID))?;
     let stuck = "mkfifo /root/pipe; \
         nohup sh -c '(head -c 100000000 >/dev/null; sleep 100000) </root/pipe' >/dev/null 2>&1 & \
         nohup xl save saved /root/pipe >/dev/null 2>&1 & \
@@ -198,14 +204,19 @@ fn scene(dom0: &mut Dom0, dump: &Dump) -> Result<Needles, Problem> {
     );
 
     let host = dump.host(dom0, &status)?;
+    let owned = owner.root(&owner::UUID_BYTES).key_id().0;
+    let owned = dump.taken(dom0, || Root::find(&dump.file, owned))?;
+    let pair = dump.taken(dom0, || ram::pair_secret(&dump.file, &host, &public))?;
     let (record, of_restored) = host.open_record(&stream.bytes[stream.first(kind::VCPU_XSAVE)?.body])?;
     let of_saved = session(&status)?;
     let mut needles = Needles::default();
-    needles.host(&host);
+    needles.root("host key", &host);
+    needles.pair("host's key pair", &pair);
+    needles.root("owner's key", &owned);
     needles.session("restored", &host, of_restored);
     needles.record("restored", &record)?;
-    needles.session("saved", &host, of_saved);
-    needles.zero_tags("saved", &host, of_saved, PFNS);
+    needles.session("saved", &owned, of_saved);
+    needles.zero_tags("saved", &owned, of_saved, PFNS);
     Ok(needles)
 }
 
@@ -226,7 +237,7 @@ pub fn destroyed(dom0: &mut Dom0) -> Verdict {
     let other = dom0.status(&bystander)?;
     let host = dump.host(dom0, &status)?;
     let mut needles = Needles::default();
-    needles.host(&host);
+    needles.root("host key", &host);
     needles.session("destroyed", &host, session(&status)?);
     needles.zero_tags("destroyed", &host, session(&status)?, PFNS);
     needles.session("bystander", &host, session(&other)?);
@@ -345,9 +356,9 @@ impl Dump {
         result
     }
 
-    fn host(&self, dom0: &mut Dom0, status: &Value) -> Result<Host> {
+    fn host(&self, dom0: &mut Dom0, status: &Value) -> Result<Root> {
         let id = sixteen(status["host"]["key_id"].as_str().context("no host key")?)?;
-        self.taken(dom0, || Host::find(&self.file, id))
+        self.taken(dom0, || Root::find(&self.file, id))
     }
 
     fn look(&self, dom0: &mut Dom0, needles: &Needles) -> Result<Found> {
