@@ -49,9 +49,9 @@ const RULES: &[Rule] = &[
     ),
     Rule(
         &["console ring", "xenstore ring"],
-        &[Replay, Splice],
+        &[Drop, Replay, Splice],
         &["PFN *"],
-        "a ring is dom0's to write at any time",
+        "a ring is dom0's to write at any time, and libxc gives the domain an empty page where the image has none",
     ),
     Rule(
         &["P2M leaf"],
