@@ -230,9 +230,11 @@ const BASIC: &[(&str, usize, usize)] = &[
     ("kernel_ss", 4976, 8),
     ("kernel_sp", 4984, 8),
     ("cr0", 4992, 8),
-    ("cr1", 5000, 8),
+    ("cr1, below the frame", 5000, 1),
+    ("cr1", 5002, 6),
     ("cr2", 5008, 8),
-    ("cr3", 5016, 8),
+    ("cr3, below the frame", 5016, 1),
+    ("cr3", 5018, 6),
     ("cr4", 5024, 8),
     ("cr5 to cr7", 5032, 24),
     ("debugreg", 5056, 64),
@@ -265,8 +267,8 @@ const SEALED: &[(&str, usize, usize)] = &[
     ("magic", 8, 8),
     ("version and sizes", 16, 16),
     ("rest of the clear header", 32, 40),
-    ("facts", 72, 192),
-    ("states", 264, 2048),
+    ("facts", 72, 256),
+    ("states", 328, 2048),
 ];
 
 const SHARED_INFO: &[(&str, usize, usize)] = &[

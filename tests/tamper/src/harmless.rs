@@ -153,8 +153,30 @@ const RULES: &[Rule] = &[
     Rule(
         &["vCPU 1 BASIC"],
         &[Flip],
-        &["rdx"],
-        "the register comes from the sealed record",
+        &["rdx", "vm_assist"],
+        "of the first vCPU alone it means anything; the register comes from the sealed record",
+    ),
+    Rule(
+        &["*BASIC"],
+        &[Flip],
+        &[
+            "flags, failsafe_disables_events",
+            "flags, syscall_disables_events",
+            "flags, rest",
+        ],
+        "the flag comes from the sealed record",
+    ),
+    Rule(
+        &["*BASIC"],
+        &[Flip],
+        &["flags, online"],
+        "libxc sets it, and Xen compares which vCPUs are online with the record",
+    ),
+    Rule(
+        &["*BASIC"],
+        &[Flip],
+        &["cr1, below the frame", "cr3, below the frame"],
+        "libxc reads the frame alone, and Xen compares that with the record",
     ),
     Rule(
         &["*EXTENDED", "*MSRS", "vCPU 1 XSAVE"],
@@ -210,6 +232,18 @@ const RULES: &[Rule] = &[
         &[Flip],
         &["reserved", "xen_major", "xen_minor", "options"],
         "libxc reads it at most to print it",
+    ),
+    Rule(
+        &["libxc domain header"],
+        &[Flip],
+        &["page_shift"],
+        "libxc shifts by it modulo 32; with another page size it restores nothing",
+    ),
+    Rule(
+        &["END", "libxl END"],
+        &[Flip, Drop, Truncate],
+        ANYWHERE,
+        "the tools do without the mark at the end; Xen judges whether everything came before it",
     ),
     Rule(&["*"], &[Flip], &["padding"], "nobody reads padding"),
     Rule(
