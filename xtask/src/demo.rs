@@ -31,7 +31,7 @@ pub fn run(_args: &Args) -> Result<()> {
         debug: Flavour::Debug.dir().join("xen"),
         echo: false,
         until: None,
-        skip_measurements: false,
+        skip_on_demand: false,
     };
     let image = Image::ensure()?;
     let stock = Side::watch("stock Xen", &image, Config::STOCK, &options)?;

@@ -61,6 +61,6 @@ fn options(cases: &[&Case], args: &Args) -> Result<Options> {
         debug: built(Hypervisor::Debug, Flavour::Debug, &None)?,
         echo: args.keep,
         until: None,
-        skip_measurements: false,
+        skip_on_demand: false,
     })
 }

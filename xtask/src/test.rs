@@ -257,7 +257,7 @@ fn e2e(args: &Args) -> Result<Tally> {
         debug: Flavour::Debug.dir().join("xen"),
         echo: false,
         until: Some(Instant::now() + Duration::from_secs(60 * args.minutes)),
-        skip_measurements: true,
+        skip_on_demand: true,
     };
     vmcrypt_e2e::run(&vmcrypt_e2e::select(&[])?, &options)
 }

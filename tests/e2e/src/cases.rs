@@ -58,7 +58,15 @@ const DEBUG_CANARY: Config = Config {
 };
 
 /// Measurements, which nobody passes or fails, and what takes too long: CI leaves them out and says so.
-pub const MEASUREMENTS: &[&str] = &["tamper-full", "timing"];
+pub const ON_DEMAND: &[&str] = &[
+    "tamper-full",
+    "timing",
+    // Other ways into what `wipe-reboot` and `wipe-panic-reboots` go through.
+    "wipe-power-off",
+    "wipe-crash-halts",
+    "wipe-crash-reboots",
+    "wipe-panic-halts",
+];
 
 /// Every case, in the order in which a reader should meet them.
 pub const ALL: &[Case] = &[

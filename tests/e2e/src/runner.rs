@@ -25,8 +25,8 @@ pub struct Options {
     pub echo: bool,
     /// After this moment no further case is begun: those left are skipped, and said to be.
     pub until: Option<Instant>,
-    /// Skip the cases of [`cases::MEASUREMENTS`], and say so.
-    pub skip_measurements: bool,
+    /// Skip the cases of [`cases::ON_DEMAND`], and say so.
+    pub skip_on_demand: bool,
 }
 
 /// The cases with these names; all when none is given. A name ending in `*` stands for all that begin so.
@@ -130,7 +130,7 @@ impl Queue<'_> {
         let dir = paths::target_subdir("testbed/logs")?.join(case.name);
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir)?;
-        let verdict = if self.options.skip_measurements && cases::MEASUREMENTS.contains(&case.name) {
+        let verdict = if self.options.skip_on_demand && cases::ON_DEMAND.contains(&case.name) {
             Err(Problem::Skip("a measurement, or long; run it by name".to_owned()))
         } else if self.options.until.is_some_and(|end| start > end) {
             let why = "the time for end-to-end cases is used up; `cargo xtask e2e` runs them all";

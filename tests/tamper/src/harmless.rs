@@ -29,6 +29,8 @@ const PAGES: &[&str] = &[
     "P2M leaf",
 ];
 
+const TABLES: &[&str] = &["L1 table", "L2 table", "L3 table", "L4 table"];
+
 const RULES: &[Rule] = &[
     Rule(
         &["console ring", "xenstore ring"],
@@ -245,7 +247,32 @@ const RULES: &[Rule] = &[
         ANYWHERE,
         "the tools do without the mark at the end; Xen judges whether everything came before it",
     ),
-    Rule(&["*"], &[Flip], &["padding"], "nobody reads padding"),
+    Rule(
+        TABLES,
+        &[Flip],
+        &["*, user"],
+        "Xen sets it in every entry of a 64-bit guest; what it made of the table has the recorded digest",
+    ),
+    Rule(
+        TABLES,
+        &[Flip],
+        &["*, accessed"],
+        "the CPU sets it when it walks the table; what came of it has the recorded digest",
+    ),
+    Rule(
+        TABLES,
+        &[Flip],
+        &["its type, pinned", "its type, level"],
+        "a table in use is validated as what it is used as, and its class compared with the record; without \
+         its pin the guest may fail to unpin it, which is availability",
+    ),
+    Rule(
+        &["console ring", "xenstore ring"],
+        &[Flip],
+        &["its PFN"],
+        "the ring's page is left out, and libxc gives the domain an empty one; what stood at the other PFN is compared",
+    ),
+    Rule(&["*"], &[Flip], &["padding*"], "nobody reads padding"),
     Rule(
         &["end of the image"],
         &[Extend],

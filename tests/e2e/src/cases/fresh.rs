@@ -44,13 +44,17 @@ pub fn rollback(dom0: &mut Dom0) -> Verdict {
 pub fn canary(dom0: &mut Dom0) -> Verdict {
     let mut guest = dom0.create(Spec::new("again"))?;
     dom0.must("xl save -c again /root/first.img", LONG)?;
+    // Far enough for its going back to show.
     dom0.await_alive(&mut guest)?;
-    for _ in 0..2 {
+    dom0.await_alive(&mut guest)?;
+    for turn in 1..=2 {
         dom0.run("xl destroy again")?;
         dom0.must("xl restore /root/first.img", LONG)?;
-        dom0.await_alive(&mut guest)?;
+        let back =
+            matches!(dom0.await_alive(&mut guest), Err(Problem::Fail(said)) if said.contains("went back"));
+        demand!(back, "restored for the {turn}. time, the guest did not go back");
     }
-    Ok("restored twice from an image whose guest went on".to_owned())
+    Ok("went back twice to an image from before".to_owned())
 }
 
 /// Copies, made by receivers of a migration.

@@ -5,19 +5,27 @@
 use std::sync::atomic::AtomicU64;
 
 use libfuzzer_sys::fuzz_target;
-use vmcrypt_core::record::{Facts, Header, STATES, TAG, capacity};
+use vmcrypt_core::record::{Facts, HEADER, Header, MAGIC, STATES, TAG, VERSION, capacity};
 use vmcrypt_core::{Pfn, PfnSet};
 
 /// More memory than this is not what is looked for.
 const PFNS: u64 = 1 << 16;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(header) = Header::read(bytes) {
-        let mut again = bytes.to_vec();
-        header
-            .write(&mut again)
-            .expect("a header that was read fits where it was");
-        assert_eq!(Header::read(&again), Ok(header));
+    header(bytes);
+    // What a fuzzer does not guess: the bytes that every record begins with, and its size.
+    let mut begun = bytes.to_vec();
+    if let Some(start) = begun.first_chunk_mut::<16>() {
+        *start = [&MAGIC[..], &VERSION.to_le_bytes(), &(HEADER as u32).to_le_bytes()]
+            .concat()
+            .try_into()
+            .expect("sixteen bytes");
+        header(&begun);
+    }
+    if let Some(total) = begun.get_mut(16..24) {
+        total.copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        let sized = bytes.len() >= STATES + TAG + 8;
+        assert_eq!(header(&begun), sized, "the size is that of the bytes");
     }
     if let Some((&[0, groups], set)) = bytes.split_first_chunk() {
         written(groups, set);
@@ -32,6 +40,20 @@ fuzz_target!(|bytes: &[u8]| {
         survives_writing(&facts, plain);
     }
 });
+
+/// Whether the bytes begin with a header; one that was read survives being written.
+fn header(bytes: &[u8]) -> bool {
+    let Ok(header) = Header::read(bytes) else {
+        return false;
+    };
+    assert!(Header::is_record(bytes));
+    let mut again = bytes.to_vec();
+    header
+        .write(&mut again)
+        .expect("a header that was read fits where it was");
+    assert_eq!(Header::read(&again), Ok(header));
+    true
+}
 
 /// A record of any set of pages, as Xen writes it.
 fn written(groups: u8, set: &[u8]) {
