@@ -58,12 +58,12 @@ const RULES: &[Rule] = &[
     Rule(
         &["P2M leaf"],
         &[Flip],
-        &["first bytes", "middle", "last bytes"],
+        &["first bytes", "middle", "last bytes", "its PFN"],
         "libxc writes the P2M anew, and Xen compares each entry with where the page is",
     ),
     Rule(
         &["P2M leaf"],
-        &[Replay, Splice, Swap],
+        &[Drop, Replay, Splice, Swap],
         &["PFN *"],
         "libxc writes the P2M anew, and Xen compares each entry with where the page is",
     ),
