@@ -16,13 +16,6 @@ use zeroize::Zeroize;
 use crate::domain::{VmcDomain, locked};
 use crate::{Verdict, host, stack, verdict};
 
-/// The domain's keys follow from the host key.
-pub const VMC_POLICY_HOST: u32 = 0;
-/// The domain is under an owner's key, who counts restores.
-pub const VMC_POLICY_ONCE: u32 = 1;
-/// The domain is under an owner's key, and any image of it may be restored again and again.
-pub const VMC_POLICY_MANY: u32 = 2;
-
 struct Guarded<T>(UnsafeCell<T>);
 
 // SAFETY: reached by one CPU at a time, which holds Xen's lock around the keyring, or is the only one yet.
@@ -115,20 +108,6 @@ pub unsafe extern "C" fn vmc_domain_unvouched(
         Some((id, _)) if domain.foreign => ring.restore(uuid, id, done),
         _ => Err(Refusal::Spent),
     })
-}
-
-/// Under whose key the domain is, and whether an image of it may be restored again and again.
-///
-/// # Safety
-/// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_domain_policy(domain: *mut VmcDomain) -> u32 {
-    // SAFETY: by the caller's promise.
-    match unsafe { locked(domain) }.owner {
-        None => VMC_POLICY_HOST,
-        Some((_, policy)) if policy.restores == 0 => VMC_POLICY_MANY,
-        Some(_) => VMC_POLICY_ONCE,
-    }
 }
 
 /// The keyring.

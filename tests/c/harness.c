@@ -374,10 +374,14 @@ static void keys(void)
     CHECK("a key for another host is refused", vmc_key_load(load) == VMC_REFUSAL_KEY_HOST + 1);
     free(load);
 
+    struct VmcDomainInfo info = {};
+    static const uint8_t nobody[sizeof(info.owner)];
+
     vmc_domain_init(domain);
-    CHECK("a domain without an owner's key is under the host's",
-          vmc_domain_own(domain, (const uint8_t (*)[16])handle, (const uint8_t (*)[32])measured) == 0 &&
-              vmc_domain_policy(domain) == VMC_POLICY_HOST);
+    CHECK("a domain without an owner's key is taken",
+          vmc_domain_own(domain, (const uint8_t (*)[16])handle, (const uint8_t (*)[32])measured) == 0);
+    vmc_domain_describe(domain, &info);
+    CHECK("and is under the host's key", memcmp(info.owner, nobody, sizeof(nobody)) == 0);
     CHECK("and its images are as good as the ledger says",
           vmc_domain_unvouched(domain, (const uint8_t (*)[16])handle, true) == VMC_REFUSAL_SPENT + 1);
     vmc_domain_wipe(domain);

@@ -160,6 +160,26 @@ impl Dom0 {
         Ok(Guest::new(spec))
     }
 
+    /// Destroys a guest, if it is there, and waits until it is gone.
+    pub fn destroy(&mut self, name: &str) -> Result<()> {
+        self.run(&format!(
+            "xl destroy {name} 2>/dev/null; for try in $(seq 50); do xl domid {name} >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1"
+        ))?;
+        Ok(())
+    }
+
+    /// `xl restore` with these arguments, which must fail for a cause that Xen's log must name.
+    pub fn restore_refused(&mut self, arguments: &str, cause: &str) -> Result<(), Problem> {
+        self.xen_log()?;
+        self.must_refuse(&format!("xl restore {arguments}"), LONG)?;
+        let log = self.xen_log()?;
+        demand!(
+            log.contains(cause),
+            "{arguments} was refused, but not because \"{cause}\": {log}"
+        );
+        Ok(())
+    }
+
     /// Unpauses a guest for the first time, and waits until it is at work.
     pub fn start(&mut self, guest: &mut Guest) -> Result<(), Problem> {
         self.must(&format!("xl unpause {}", guest.name()), SHORT)?;

@@ -2,19 +2,16 @@
 
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::hint::black_box;
 use std::io::{self, Read};
+use vmcrypt_kernel::{needle_text, splitmix};
 
 /// Number of lines in the secret file, each with the needle in it.
 pub const LINES: u32 = 20_000;
 
-const MASK: u8 = 0xa5;
-const MASKED: [u8; 24] = masked(*b"nobody-but-the-owner-may");
-
-/// The text that every line of the secret starts with. Built at run time: `black_box` keeps the compiler from
-/// folding it into a plain constant, and the image builder checks that it did.
+/// The text that every line of the secret starts with. Built at run time, so that it is
+/// no plain constant of the program, which the image builder checks.
 pub fn needle() -> String {
-    black_box(MASKED).iter().map(|&b| char::from(b ^ MASK)).collect()
+    needle_text().map(char::from).iter().collect()
 }
 
 /// The file, line by line: whoever holds it whole beside the file doubles what an observer finds.
@@ -50,23 +47,6 @@ pub fn sha256(mut from: impl Read) -> io::Result<String> {
             write!(hex, "{byte:02x}").expect("writing to a string cannot fail");
             hex
         }))
-}
-
-/// One step of Steele, Lea and Flood's SplitMix64: filler that compresses badly and repeats nowhere.
-fn splitmix(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-const fn masked<const N: usize>(mut text: [u8; N]) -> [u8; N] {
-    let mut i = 0;
-    while i < N {
-        text[i] ^= MASK;
-        i += 1;
-    }
-    text
 }
 
 #[cfg(test)]

@@ -70,45 +70,36 @@ impl PageClass {
     }
 }
 
+/// Adds what is no record, and gives its end.
+fn header(parts: &mut Vec<Part>, at: usize, class: &str, length: usize) -> usize {
+    let end = at + length;
+    parts.push(Part {
+        class: class.into(),
+        body: at..end,
+        whole: at..end,
+        record: false,
+    });
+    end
+}
+
 /// All parts, in order and without a gap.
 pub fn parts(stream: &Stream) -> Result<Vec<Part>> {
     const XL_HEADER: usize = 48;
     let bytes = &stream.bytes;
     let mut parts = Vec::new();
-    let mut at = 0;
-    let mut plain = |class: &str, length: usize| {
-        let whole = at..at + length;
-        at = whole.end;
-        parts.push(Part {
-            class: class.into(),
-            body: whole.clone(),
-            whole,
-            record: false,
-        });
-    };
     let optional = word(bytes, XL_HEADER - 4)? as usize;
-    plain("xl header", XL_HEADER);
-    plain("xl configuration", optional);
-    plain("libxl header", 16);
-    let first = XL_HEADER + optional + 16;
+    let at = header(&mut parts, 0, "xl header", XL_HEADER);
+    let at = header(&mut parts, at, "xl configuration", optional);
+    let first = header(&mut parts, at, "libxl header", 16);
     ensure!(
         word(bytes, first)? == 1,
         "libxl's first record is not libxc's stream"
     );
-    parts.push(record(bytes, first, "libxl LIBXC_CONTEXT")?);
-    at = parts[3].whole.end;
-    let mut plain = |class: &str, length: usize| {
-        let whole = at..at + length;
-        at = whole.end;
-        parts.push(Part {
-            class: class.into(),
-            body: whole.clone(),
-            whole,
-            record: false,
-        });
-    };
-    plain("libxc image header", 24);
-    plain("libxc domain header", 16);
+    let context = record(bytes, first, "libxl LIBXC_CONTEXT")?;
+    let at = context.whole.end;
+    parts.push(context);
+    let at = header(&mut parts, at, "libxc image header", 24);
+    let at = header(&mut parts, at, "libxc domain header", 16);
     ensure!(
         Some(at) == stream.records.first().map(|record| record.whole.start),
         "libxc's records are elsewhere"

@@ -13,27 +13,17 @@ const ELSEWHERE: &str = "restored from its image and lives on there";
 const EATER: &str =
     "printf 'xl migration receiver ready, send binary domain data.\\n'; exec cat >/root/copy.img";
 
-/// `xl restore` must fail, and Xen say why.
-fn refused(dom0: &mut Dom0, image: &str, what: &str) -> Result<(), Problem> {
-    dom0.xen_log()?;
-    let answer = dom0.try_run(&format!("xl restore {image}"), LONG)?;
-    demand!(!answer.ok(), "{what} was restored");
-    let log = dom0.xen_log()?;
-    demand!(log.contains(SPENT), "{what} was refused, but not as that: {log}");
-    Ok(())
-}
-
 /// One image after another.
 pub fn rollback(dom0: &mut Dom0) -> Verdict {
     let mut guest = dom0.create(Spec::new("again"))?;
     dom0.must("xl save -c again /root/first.img", LONG)?;
     dom0.await_alive(&mut guest)?;
     dom0.must("xl save again /root/second.img", LONG)?;
-    refused(dom0, "/root/first.img", "an image whose guest went on")?;
+    dom0.restore_refused("/root/first.img", SPENT)?;
     dom0.must("xl restore /root/second.img", LONG)?;
     dom0.await_alive(&mut guest)?;
-    dom0.run("xl destroy again")?;
-    refused(dom0, "/root/second.img", "an image that was restored before")?;
+    dom0.destroy("again")?;
+    dom0.restore_refused("/root/second.img", SPENT)?;
     Ok(
         "refused: the image of a guest that went on, and the second restore of the latest; hash intact"
             .to_owned(),
@@ -48,7 +38,7 @@ pub fn canary(dom0: &mut Dom0) -> Verdict {
     dom0.await_alive(&mut guest)?;
     dom0.await_alive(&mut guest)?;
     for turn in 1..=2 {
-        dom0.run("xl destroy again")?;
+        dom0.destroy("again")?;
         dom0.must("xl restore /root/first.img", LONG)?;
         let back =
             matches!(dom0.await_alive(&mut guest), Err(Problem::Fail(said)) if said.contains("went back"));
@@ -80,11 +70,7 @@ pub fn fork(dom0: &mut Dom0) -> Verdict {
     // The receiver dies, and xl lets the guest go on.
     dom0.run("pkill -x cat")?;
     dom0.await_alive(&mut resumed)?;
-    refused(
-        dom0,
-        "/root/copy.cfg /root/copy.img",
-        "a copy of a guest that went on",
-    )?;
+    dom0.restore_refused("/root/copy.cfg /root/copy.img", SPENT)?;
     dom0.await_alive(&mut resumed)?;
     Ok("refused: to resume what was restored from its copy, to restore what was resumed".to_owned())
 }

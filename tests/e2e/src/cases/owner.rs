@@ -1,7 +1,7 @@
 //! Owner keys: an image that outlives the host's boot. The owner's machine is the one that runs the tests.
 
 use crate::case::{Config, Problem, Verdict, demand};
-use crate::dom0::{Dom0, LONG, SHORT};
+use crate::dom0::{Dom0, SHORT};
 use crate::guest::Spec;
 use crate::runner::{Options, boot};
 use anyhow::{Context, Result};
@@ -66,13 +66,13 @@ pub fn reboot(image: &Image, options: &Options) -> Verdict {
     let file = dom0.give(&saved)?;
     dom0.run(&format!("mv {file} {}", guest.image()))?;
     let file = guest.image();
-    refuse_image(&mut dom0, &file, "Xen lacks the record's key")?;
+    dom0.restore_refused(&file, "Xen lacks the record's key")?;
     refused.push("the image without a key");
     refuse_key(&mut dom0, &old_key, "not sealed for this boot")?;
     refused.push("the key of the last boot");
     let other = owner.seal([7; 16], ONCE, &[host])?;
     load(&mut dom0, &other)?;
-    refuse_image(&mut dom0, &file, "Xen lacks the record's key")?;
+    dom0.restore_refused(&file, "Xen lacks the record's key")?;
     refused.push("the image with another domain's key");
 
     let key = owner.seal(UUID_BYTES, ONCE, &[old_host, host])?;
@@ -85,11 +85,11 @@ pub fn reboot(image: &Image, options: &Options) -> Verdict {
         found == 0,
         "a sweep of the restored guest finds the secret: {found}"
     );
-    dom0.run("xl destroy owned; for try in $(seq 50); do xl domid owned >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1")?;
-    refuse_image(&mut dom0, &file, "as often as the owner allows")?;
+    dom0.destroy("owned")?;
+    dom0.restore_refused(&file, "as often as the owner allows")?;
     refused.push("a second restore");
     load(&mut dom0, &key)?;
-    refuse_image(&mut dom0, &file, "as often as the owner allows")?;
+    dom0.restore_refused(&file, "as often as the owner allows")?;
     refused.push("a second restore after the key was loaded again");
     Ok(format!(
         "restored intact after the reboot under key {id}; refused: {}",
@@ -136,17 +136,6 @@ fn refuse_key(dom0: &mut Dom0, key: &[u8], cause: &str) -> Result<(), Problem> {
     demand!(
         said.contains(cause),
         "key refused, but not because \"{cause}\": {said}"
-    );
-    Ok(())
-}
-
-fn refuse_image(dom0: &mut Dom0, file: &str, cause: &str) -> Result<(), Problem> {
-    dom0.xen_log()?;
-    dom0.must_refuse(&format!("xl restore {file}"), LONG)?;
-    let log = dom0.xen_log()?;
-    demand!(
-        log.contains(cause),
-        "image refused, but not because \"{cause}\": {log}"
     );
     Ok(())
 }

@@ -132,7 +132,7 @@ impl Scene {
         );
         dom0.note(&format!("refused: {what}: {}", said.trim()));
         self.refusals.push(what.to_owned());
-        dom0.run("xl destroy forged 2>/dev/null; for try in $(seq 50); do xl domid forged >/dev/null 2>&1 || exit 0; sleep 0.2; done; exit 1")?;
+        dom0.destroy("forged")?;
         Ok(said)
     }
 

@@ -59,21 +59,6 @@
 #define VMC_BACKEND_AESNI 1
 
 /**
- * The domain's keys follow from the host key.
- */
-#define VMC_POLICY_HOST 0
-
-/**
- * The domain is under an owner's key, who counts restores.
- */
-#define VMC_POLICY_ONCE 1
-
-/**
- * The domain is under an owner's key, and any image of it may be restored again and again.
- */
-#define VMC_POLICY_MANY 2
-
-/**
  * Guest data of no known class.
  */
 #define VMC_FRAME_ORDINARY 0
@@ -842,14 +827,6 @@ Verdict vmc_domain_own(struct VmcDomain *domain,
 Verdict vmc_domain_unvouched(struct VmcDomain *domain,
                              const uint8_t (*uuid)[16],
                              bool done);
-
-/**
- * Under whose key the domain is, and whether an image of it may be restored again and again.
- *
- * # Safety
- * As for [`vmc_page_begin`](crate::page::vmc_page_begin).
- */
-uint32_t vmc_domain_policy(struct VmcDomain *domain);
 
 /**
  * Begins a launch measurement.
