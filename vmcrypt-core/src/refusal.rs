@@ -49,7 +49,7 @@ pub enum Refusal {
     RecordChanged = 20,
     /// The domain cannot grow while it is exported.
     Exporting = 21,
-    /// Page tables, descriptor tables or `start_info` are not those that were exported.
+    /// Page tables, their pins, descriptor tables or `start_info` are not those that were exported.
     TablesDiffer = 22,
     /// A page was written after its last export.
     Stale = 23,
@@ -231,7 +231,7 @@ const ENTRIES: [Entry; 41] = [
         Refusal::TablesDiffer,
         Errno::EPERM,
         "tables-differ",
-        "page tables, descriptor tables or start_info differ from what was saved; the image was changed",
+        "page tables, their pins, descriptor tables or start_info differ from what was saved; the image was changed",
     ),
     Entry(
         Refusal::Stale,

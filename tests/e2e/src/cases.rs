@@ -396,6 +396,11 @@ pub const ALL: &[Case] = &[
         Free(&[VmCrypt], owner::reboot),
     ),
     case(
+        "owner-policy",
+        "an owner's key is for the launch that he named, and restores as often as he allows",
+        Free(&[VmCrypt], owner::policy),
+    ),
+    case(
         "kernel",
         "the smallest guest, with every kind of page and two vCPUs: saved and restored intact",
         In(Config::VMCRYPT, tamper::kernel),

@@ -262,9 +262,8 @@ const RULES: &[Rule] = &[
     Rule(
         TABLES,
         &[Flip],
-        &["its type, pinned", "its type, level"],
-        "a table in use is validated as what it is used as, and its class compared with the record; without \
-         its pin the guest may fail to unpin it, which is availability",
+        &["its type, level"],
+        "a table in use is validated as what it is used as, and its class and pin are compared with the record",
     ),
     Rule(
         &["console ring", "xenstore ring"],

@@ -156,7 +156,7 @@ fn difference(dom0: &mut Dom0, name: &str) -> Result<String, Problem> {
     Ok(dom0.try_run(&command, LONG)?.text())
 }
 
-fn write_config(dom0: &mut Dom0, spec: &Spec, kernel: Option<&str>) -> Result<(), Problem> {
+pub(super) fn write_config(dom0: &mut Dom0, spec: &Spec, kernel: Option<&str>) -> Result<(), Problem> {
     let config = spec.xl_config();
     let config = match kernel {
         Some(kernel) => config.replace("/boot/vmlinux", kernel),
@@ -166,13 +166,13 @@ fn write_config(dom0: &mut Dom0, spec: &Spec, kernel: Option<&str>) -> Result<()
     Ok(())
 }
 
-fn create(dom0: &mut Dom0, name: &str) -> Result<(), Problem> {
+pub(super) fn create(dom0: &mut Dom0, name: &str) -> Result<(), Problem> {
     dom0.must(&format!("xl create -q -p /root/{name}.cfg"), LONG)?;
     Ok(())
 }
 
 /// `xl unpause`, which says nothing if Xen refuses; what became of it.
-fn unpause(dom0: &mut Dom0, domid: &str) -> Result<Value, Problem> {
+pub(super) fn unpause(dom0: &mut Dom0, domid: &str) -> Result<Value, Problem> {
     dom0.try_run(&format!("xl unpause {domid}"), LONG)?;
     let status = dom0.json(&format!("vmcrypt status {domid} --json"))?;
     Ok(status["domains"][0].clone())
@@ -184,6 +184,6 @@ fn launch(dom0: &mut Dom0, domid: &str) -> Result<Option<String>, Problem> {
     Ok(status["domains"][0]["measurement"].as_str().map(str::to_owned))
 }
 
-fn offline(dom0: &mut Dom0, config: &str) -> Result<String, Problem> {
+pub(super) fn offline(dom0: &mut Dom0, config: &str) -> Result<String, Problem> {
     Ok(dom0.must(&format!("vmcrypt measure {config}"), LONG)?.text())
 }

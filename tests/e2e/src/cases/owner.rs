@@ -1,6 +1,7 @@
 //! Owner keys: an image that outlives the host's boot. The owner's machine is the one that runs the tests.
 
 use crate::case::{Config, Problem, Verdict, demand};
+use crate::cases::measurement;
 use crate::dom0::{Dom0, SHORT};
 use crate::guest::Spec;
 use crate::runner::{Options, boot};
@@ -97,6 +98,65 @@ pub fn reboot(image: &Image, options: &Options) -> Verdict {
     ))
 }
 
+/// A launch that the owner did not name, one that he did, and an image that he lets be restored again and again.
+pub fn policy(image: &Image, options: &Options) -> Verdict {
+    let owner = OwnerKey::draw()?;
+    let config = Config {
+        xen_arguments: format!("vmcrypt-owner={:?}", owner.public()).leak(),
+        ..Config::VMCRYPT
+    };
+    let logs = paths::target_subdir("testbed/logs/owner-policy")?;
+    let mut dom0 = boot(image, config, options, &logs)?;
+    let host = public_key(&mut dom0)?;
+
+    let spec = Spec::new("owned").uuid(UUID);
+    measurement::write_config(&mut dom0, &spec, None)?;
+    let value = measurement::offline(&mut dom0, "/root/owned.cfg")?;
+    let mut named = [0; 32];
+    from_hex(&value, &mut named)?;
+    let mut other = named;
+    other[31] ^= 1;
+    let many = Policy {
+        measurement: other,
+        serial: 1,
+        restores: 0,
+    };
+    load(&mut dom0, &owner.seal(UUID_BYTES, many, &[host])?)?;
+    measurement::create(&mut dom0, "owned")?;
+    let domid = dom0.run("xl domid owned")?.text();
+    let status = measurement::unpause(&mut dom0, &domid)?;
+    demand!(
+        status["state"] == "refused" && status["last_refusal"] == "measurement",
+        "a launch that the owner did not name: {status}"
+    );
+    dom0.destroy("owned")?;
+
+    let many = Policy {
+        measurement: named,
+        serial: 2,
+        ..many
+    };
+    load(&mut dom0, &owner.seal(UUID_BYTES, many, &[host])?)?;
+    let mut guest = dom0.create(spec)?;
+    under_owner(
+        &mut dom0,
+        &guest,
+        &format!("{:?}", owner.root(&UUID_BYTES).key_id()),
+    )?;
+    dom0.save(&guest)?;
+    dom0.restore(&mut guest)?;
+    dom0.destroy("owned")?;
+    let again = dom0.restore(&mut guest);
+    demand!(
+        matches!(&again, Err(Problem::Fail(said)) if said.contains("went back")),
+        "the second restore of one image did not bring its guest back: {again:?}"
+    );
+    Ok(format!(
+        "refused: a launch that the owner did not name; launched as {}, one image was restored twice",
+        &value[..16]
+    ))
+}
+
 /// Xen's public key, which the console and the tool must agree on.
 pub(super) fn public_key(dom0: &mut Dom0) -> Result<PublicKey, Problem> {
     let status = dom0.json("vmcrypt status --json")?;
@@ -107,12 +167,18 @@ pub(super) fn public_key(dom0: &mut Dom0) -> Result<PublicKey, Problem> {
         digits.len() == 64 && console.contains(&line),
         "the console shows another public key than the hypercall, {digits}"
     );
-    let number = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16);
     let mut key = PublicKey::default();
-    for (at, byte) in key.0.iter_mut().enumerate() {
-        *byte = number(2 * at).context("the public key is no number")?;
-    }
+    from_hex(digits, &mut key.0)?;
     Ok(key)
+}
+
+fn from_hex(digits: &str, bytes: &mut [u8; 32]) -> Result<(), Problem> {
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        let two = digits.get(2 * at..2 * at + 2).unwrap_or_default();
+        *byte =
+            u8::from_str_radix(two, 16).with_context(|| format!("not 32 bytes in hexadecimal: {digits}"))?;
+    }
+    Ok(())
 }
 
 fn under_owner(dom0: &mut Dom0, guest: &crate::guest::Guest, id: &str) -> Result<(), Problem> {

@@ -28,6 +28,18 @@ enum page_kind vmcrypt_bound_kind(const struct vmcrypt_domain *vm,
                                                      : KIND_PRIVATE;
 }
 
+/*
+ * A guest relies on the pins that it made: it gets an error when it takes one
+ * away that is gone.  Xen marks a page dirty when its pin comes or goes, so
+ * that what was exported before is exported again.
+ */
+uint64_t vmcrypt_tag_kind(const struct page_info *page, enum page_kind kind)
+{
+    bool pinned = ACCESS_ONCE(page->u.inuse.type_info) & PGT_pinned;
+
+    return kind | (pinned ? KIND_PINNED : 0);
+}
+
 /* Frame numbers become PFNs; false if one is not a page of the domain. */
 static bool normalise_table(const struct vmcrypt_domain *vm, intpte_t *entry,
                             enum page_kind kind)

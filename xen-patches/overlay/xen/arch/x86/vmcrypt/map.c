@@ -182,7 +182,7 @@ static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
  * refused, nobody may see what came out.
  */
 static int export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket,
-                      enum page_kind kind, void *scratch)
+                      uint64_t kind, void *scratch)
 {
     uint32_t verdict;
 
@@ -202,18 +202,18 @@ static int export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket,
  * restore must bring back.  While the guest runs, a table may name frames that
  * are not its own; libxc sends such a table again when the guest has stopped.
  */
-static int bind(struct vmcrypt_domain *vm, unsigned long pfn,
+static int bind(struct vmcrypt_domain *vm, const struct page_info *page,
                 struct VmcTicket *ticket, enum page_kind kind, void *scratch)
 {
     bool bound = kind != KIND_PRIVATE;
 
     if ( bound && vmcrypt_normalise(vm, scratch, kind) )
-        return export_end(vm, ticket, kind, scratch);
+        return export_end(vm, ticket, vmcrypt_tag_kind(page, kind), scratch);
 
     spin_lock(&vm->lock);
     vmc_page_abandon(vm->rust, ticket);
     if ( bound )
-        vmc_page_forget(vm->rust, pfn);
+        vmc_page_forget(vm->rust, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))));
     spin_unlock(&vm->lock);
 
     return 0;
@@ -257,7 +257,7 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
     if ( !rc )
         vmcrypt_copy_to(page_to_mfn(replica), scratch);
     if ( plain )
-        rc = bind(vm, pfn, &ticket, kind, scratch);
+        rc = bind(vm, page, &ticket, kind, scratch);
     /* What is left in the scratch page is what dom0 sees, or ciphertext. */
     if ( rc )
         vmcrypt_replica_put(replica);

@@ -35,7 +35,8 @@ enum seal_step {
 enum page_kind {
     KIND_PRIVATE, KIND_L1, KIND_L2, KIND_L3, KIND_L4, KIND_DESCRIPTORS,
     KIND_START_INFO,
-    KIND_P2M, /* in a launch measurement alone */
+    KIND_P2M,        /* in a launch measurement alone */
+    KIND_PINNED = 8, /* in the tag of a page table, beside its level */
 };
 
 struct vmcrypt_domain {
@@ -180,6 +181,8 @@ enum page_kind vmcrypt_bound_kind(const struct vmcrypt_domain *vm,
 /* Rewrites a copy; false if it names a frame that is not the domain's. */
 bool vmcrypt_normalise(const struct vmcrypt_domain *vm, void *page,
                        enum page_kind kind);
+/* What stands for the kind in the page's tag. */
+uint64_t vmcrypt_tag_kind(const struct page_info *page, enum page_kind kind);
 
 /* replica.c */
 extern struct domain *vmcrypt_replica_owner;

@@ -453,7 +453,7 @@ static int seal_classes(struct vmcrypt_domain *vm)
 
 /* Takes a page into the digest; a private one comes out decrypted. */
 static void restore(struct vmcrypt_domain *vm, unsigned long pfn,
-                    enum page_kind kind, void *page)
+                    uint64_t kind, void *page)
 {
     vmcrypt_vector_enter();
     vmc_page_restore(vm->rust, &vm->facts.session, pfn, kind, page);
@@ -480,7 +480,7 @@ static int bind(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
 
     vmcrypt_copy_from(scratch, mfn);
     if ( vmcrypt_normalise(vm, scratch, kind) )
-        restore(vm, pfn, kind, scratch);
+        restore(vm, pfn, vmcrypt_tag_kind(mfn_to_page(mfn), kind), scratch);
     else
         rc = vmcrypt_refuse(vm, VMC_REFUSAL_TABLES_DIFFER);
 
