@@ -211,6 +211,16 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, cycle::save_killed),
     ),
     case(
+        "restore-killed",
+        "a restore killed half-way leaves the image as good as it was",
+        In(Config::VMCRYPT, cycle::restore_killed),
+    ),
+    case(
+        "disk-full",
+        "a save to a full disk leaves the guest running, and a second one succeeds",
+        In(Config::VMCRYPT, cycle::disk_full),
+    ),
+    case(
         "image-truncated",
         "truncated images are refused, the good one is not",
         In(Config::VMCRYPT, refuse::truncated),

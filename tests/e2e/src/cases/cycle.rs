@@ -236,6 +236,47 @@ pub fn save_killed(dom0: &mut Dom0) -> Verdict {
     Ok(format!("alive after the kill; then {}", cycle(dom0, &mut guest)?))
 }
 
+/// A restore that dies takes nothing with it: the image is as good as before.
+pub fn restore_killed(dom0: &mut Dom0) -> Verdict {
+    let mut guest = dom0.create(Spec::new("halfway"))?;
+    dom0.save(&guest)?;
+    let kill = "xl restore /root/halfway.img & restore=$!; \
+                for try in $(seq 400); do pidof libxl-save-helper >/dev/null && break; sleep 0.02; done; sleep 0.5; \
+                kill -9 $(pidof libxl-save-helper) && echo killed; wait $restore && echo restored; true";
+    let answer = dom0.try_run(kill, LONG)?.text();
+    demand!(
+        answer.contains("killed") && !answer.contains("restored"),
+        "the restore was over before it could be killed: {answer}"
+    );
+    dom0.destroy("halfway")?;
+    dom0.restore(&mut guest)?;
+    Ok("a restore was killed half-way, and the next one of the same image brought the guest back".to_owned())
+}
+
+/// A save for which there is no room fails, and says why; the guest goes on and can be saved elsewhere.
+pub fn disk_full(dom0: &mut Dom0) -> Verdict {
+    let mut guest = dom0.create(Spec::new("roomless").roles(&[Role::Secret, Role::Dirty]))?;
+    dom0.run("mkdir -p /root/small && mount -t tmpfs -o size=40M tmpfs /root/small")?;
+    let said = dom0
+        .must_refuse("xl save roomless /root/small/full.img", LONG)?
+        .all_text();
+    demand!(
+        said.contains("No space left"),
+        "the save failed for another reason: {said}"
+    );
+    dom0.await_alive(&mut guest)?;
+    let lines = dom0.secret_lines("/root/small/full.img")?;
+    demand!(
+        lines == 0,
+        "{lines} lines of the secret are in the image that was cut off"
+    );
+    dom0.run("umount /root/small")?;
+    Ok(format!(
+        "alive after the failed save; then {}",
+        cycle(dom0, &mut guest)?
+    ))
+}
+
 /// Creates a guest and takes it through a cycle.
 fn one_cycle(dom0: &mut Dom0, spec: Spec) -> Verdict {
     let mut guest = dom0.create(spec)?;
