@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use vmcrypt_core::doors::{FAMILIES, Family, Rule};
+use vmcrypt_core::doors::{FAMILIES, Family, HYPERCALLS, Rule};
 use vmcrypt_host::paths;
 use walkdir::WalkDir;
 
-use super::patches_dir;
+use super::{patches_dir, tree};
 
 /// Fail on a source that has other operations than the table.
 pub fn check(source: &Path) -> Result<()> {
@@ -38,7 +38,49 @@ fn findings(source: &Path) -> Result<Vec<String>> {
     found.extend(options(&fs::read_to_string(
         patches_dir().join("config/vmcrypt.config"),
     )?));
+    found.extend(unasked(&hooks()?));
     Ok(found)
+}
+
+/// Everything that is done to Xen, in one text.
+fn hooks() -> Result<String> {
+    let mut text = String::new();
+    for name in tree::series()? {
+        text += &fs::read_to_string(patches_dir().join(name))?;
+    }
+    for path in tree::overlay_files()? {
+        text += &fs::read_to_string(patches_dir().join("overlay").join(path))?;
+    }
+    Ok(text)
+}
+
+/// Families with denials that no hook asks about.
+fn unasked(hooks: &str) -> Vec<String> {
+    let hypercalls = FAMILIES.iter().find(|family| family.number == HYPERCALLS);
+    let denies = |family: &&Family| {
+        let denial = |rule: Rule| matches!(rule, Rule::UntilSealed | Rule::Never | Rule::Host);
+        family.doors.iter().any(|door| denial(door.rule))
+    };
+    let argument = |family: &Family| {
+        let hypercall = hypercalls.and_then(|all| all.doors.iter().find(|door| door.number == family.number));
+        match hypercall.map(|door| door.name) {
+            None => "VMCRYPT_DEBUG_KEYS,".to_owned(),
+            // Xen's own name for it.
+            Some("arch_0") => "__HYPERVISOR_mca,".to_owned(),
+            Some(name) => format!("__HYPERVISOR_{name},"),
+        }
+    };
+    FAMILIES
+        .iter()
+        .filter(denies)
+        .filter(|family| !hooks.contains(&argument(family)))
+        .map(|family| {
+            format!(
+                "rows deny operations of {}, and no hook asks about them",
+                family.name
+            )
+        })
+        .collect()
 }
 
 /// What begins like an operation and is none: what an operation is given, or what one of its own can do.
@@ -248,6 +290,17 @@ mod tests {
         );
         let found = judged(&HEADER.replace("  17", "  18"));
         assert_eq!(found, ["XENPF_settime32 is 18 in platform.h and 17 here"]);
+    }
+
+    #[test]
+    fn a_family_that_is_not_asked_about_is_found() {
+        let hooks = hooks().unwrap();
+        assert!(unasked(&hooks).is_empty());
+        let without = hooks.replace("__HYPERVISOR_hypfs_op", "");
+        assert_eq!(
+            unasked(&without),
+            ["rows deny operations of hypfs op, and no hook asks about them"]
+        );
     }
 
     #[test]
