@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vmcrypt_core::{State, cipher::PageTag, ids::SessionId};
 use vmcrypt_ffi::{
     domain::{VmcDomain, vmc_domain_size},
+    door,
     host::vmc_host_init,
     page::{VMC_FRAME_CHANGING, VMC_FRAME_ORDINARY, VMC_VIEW_CIPHER, VMC_VIEW_SNAPSHOT, VmcTicket},
     record::{VmcFacts, vmc_record_capacity},
@@ -82,6 +83,12 @@ pub fn boot(backend: u32) -> Result<()> {
     let verdict = unsafe { vmc_host_init(backend) };
     ensure!(verdict == 0, "no entropy for a host key");
     Ok(())
+}
+
+/// The Rust part of `vmcrypt_host_denies()`.
+#[inline(never)]
+pub fn host_denies(family: u32, operation: u64) -> bool {
+    door::vmc_door_denies(family, operation, 0)
 }
 
 /// What a map of one page shows.
@@ -220,6 +227,14 @@ impl Guest {
             (0, VMC_VIEW_SNAPSHOT) => Ok(View::Snapshot),
             _ => bail!("a map of page {pfn} was judged {verdict}, view {view}"),
         }
+    }
+
+    /// The Rust part of `vmcrypt_denies()`: the state under the lock, then the table.
+    #[inline(never)]
+    pub fn denies(&self, family: u32, operation: u64) -> bool {
+        // SAFETY: the lock is held.
+        let state = self.locked(|rust| unsafe { calls::vmc_domain_state(rust) });
+        door::vmc_door_denies(family, operation, state)
     }
 
     /// `get_gpfn_from_mfn()`.

@@ -9,7 +9,7 @@ use vmcrypt_ffi::host::{VMC_BACKEND_AESNI as NI, VMC_BACKEND_PORTABLE as PORTABL
 use vmcrypt_simd::ni::AesNi;
 
 use crate::{
-    guest::{Cpu, Guest, PRIVATE, View, boot},
+    guest::{Cpu, Guest, PRIVATE, View, boot, host_denies},
     model::{Frame, Mapped, copy_page, resident},
 };
 
@@ -74,6 +74,9 @@ const PORTABLE_SHARE: usize = 16;
 const EVENTS: usize = 8;
 /// Samples until a page table is used again.
 const TABLES: usize = 8;
+/// Numbers of `xen/include/public/xen.h`.
+const SYSCTL: u32 = 35;
+const DOMCTL: u32 = 36;
 /// One page of so many is plain when a record is sealed.
 const PLAIN_SHARE: u64 = 256;
 
@@ -86,7 +89,7 @@ pub fn all() -> Vec<Measure> {
 
     let ni = AesNi::detect().is_some();
     type Row = (bool, Unit, &'static str, fn(&mut World) -> Result<f64>);
-    let list: [Row; 29] = [
+    let list: [Row; 31] = [
         (true, Page(Hot), "copy a page, hot", |w| w.copy(Hot)),
         (true, Page(Cold), "copy a page", |w| w.copy(Cold)),
         (ni, Page(Cold), "map a table, entries in a row", |w| w.map_table(Ascending)),
@@ -109,6 +112,8 @@ pub fn all() -> Vec<Measure> {
         (true, Event, "judge, at random", |w| w.judge(Random, false)),
         (true, Event, "judge and M2P look-up, in order", |w| w.judge(Ascending, true)),
         (true, Event, "judge and M2P look-up, at random", |w| w.judge(Random, true)),
+        (true, Event, "judge a hypercall on a domain", World::door),
+        (true, Event, "judge a hypercall on the machine", World::host_door),
         (true, Event, "page becomes plain and private again, in order", |w| w.hooks(Ascending)),
         (true, Event, "page becomes plain and private again, at random", |w| w.hooks(Random)),
         (true, Event, "vector registers saved and restored", World::vectors),
@@ -352,6 +357,39 @@ impl World {
         let Self { guest, cpu, .. } = self;
         let replicas: Vec<usize> = pfns.map(|pfn| guest.replica(cpu, pfn)).collect::<Result<_>>()?;
         timed(pages, || unmap_all(guest, cpu, replicas))
+    }
+
+    /// What `vmcrypt_denies()` does of a domctl: the domain's state under the lock, then the table.
+    fn door(&mut self) -> Result<f64> {
+        let operations = self.operations();
+        let guest = &self.guest;
+        timed(operations.len(), || {
+            let denied = operations.iter().filter(|number| guest.denies(DOMCTL, **number));
+            ensure!(
+                black_box(denied.count()) < operations.len(),
+                "every domctl was denied"
+            );
+            Ok(())
+        })
+    }
+
+    /// What `vmcrypt_host_denies()` does of a sysctl.
+    fn host_door(&mut self) -> Result<f64> {
+        let operations = self.operations();
+        timed(operations.len(), || {
+            let denied = operations.iter().filter(|number| host_denies(SYSCTL, **number));
+            ensure!(
+                black_box(denied.count()) < operations.len(),
+                "every sysctl was denied"
+            );
+            Ok(())
+        })
+    }
+
+    /// Operations in no order, as numbers that the table may know.
+    fn operations(&self) -> Vec<u64> {
+        let count = self.size.batch * EVENTS;
+        self.random.iter().take(count).map(|number| number % 96).collect()
     }
 
     fn judge(&mut self, order: Order, look_up: bool) -> Result<f64> {

@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use crate::{Verdict, imports, stack, verdict};
 
 /// Version of the structures that the hypercall fills.
-pub const VMC_INTERFACE_VERSION: u32 = 2;
+pub const VMC_INTERFACE_VERSION: u32 = 3;
 /// Sub-operation: fill a host information structure.
 pub const VMC_OP_HOST_INFO: u32 = 0;
 /// Sub-operation: fill a domain information structure.

@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 pub mod domain;
+pub mod door;
 pub mod host;
 pub mod imports;
 pub mod key;

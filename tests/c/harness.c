@@ -407,6 +407,45 @@ static void texts(void)
     free(domain);
 }
 
+static void doors(void)
+{
+    /* Numbers of Xen's public headers. */
+    enum { PLATFORM = 7, SYSCTL = 35, DOMCTL = 36 };
+    const uint8_t *text = NULL;
+
+    for ( uint32_t state = 0; state < 10; state++ )
+    {
+        bool building = state == BUILDING;
+
+        CHECK("a handle is never changed", vmc_door_denies(DOMCTL, 17, state));
+        CHECK("a domain is listed", !vmc_door_denies(DOMCTL, 5, state));
+        CHECK("MSRs are set while it is built",
+              vmc_door_denies(DOMCTL, 73, state) == !building);
+        CHECK("an operation that nobody judged", vmc_door_denies(DOMCTL, 90, state));
+        CHECK("one of a huge number", vmc_door_denies(DOMCTL, UINT64_MAX, state));
+        CHECK("one whose lower half is good",
+              vmc_door_denies(DOMCTL, 5 + (UINT64_C(1) << 32), state));
+        CHECK("a hypercall that nobody judged", vmc_door_denies(5, 0, state) &&
+              vmc_door_denies(64, 5, state) && vmc_door_denies(UINT32_MAX, 5, state));
+    }
+    CHECK("Xen's log is read", !vmc_door_denies(SYSCTL, 1, 0));
+    CHECK("microcode is not changed", vmc_door_denies(PLATFORM, 66, 0));
+    CHECK("debug keys", !vmc_door_denies(VMC_DEBUG_KEYS, 'd', 0) &&
+          vmc_door_denies(VMC_DEBUG_KEYS, 'C', 0) &&
+          vmc_door_denies(VMC_DEBUG_KEYS, 0xff, 0));
+
+    CHECK("a family's name", vmc_door_name(DOMCTL, &text) == 6 && !memcmp(text, "domctl", 6));
+    CHECK("none", vmc_door_name(5, &text) == 0 && vmc_door_name(UINT32_MAX, &text) == 0);
+    for ( uint32_t weakness = 0; weakness < 40; weakness++ )
+    {
+        size_t len = vmc_weakness_text(weakness, &text);
+
+        CHECK("a weakness has a text", (len > 0) == (weakness <= VMC_WEAKNESS_L1TF));
+        for ( size_t i = 0; i < len; i++ )
+            CHECK("a weakness's text is printable", text[i] >= ' ' && text[i] < 127);
+    }
+}
+
 static void end_of_group(void)
 {
     printf("%s  %s: %u checks passed, %u failed\n", failed ? "FAIL" : "  ok",
@@ -422,6 +461,9 @@ int main(void)
 {
     group_name = "refusals";
     texts();
+    end_of_group();
+    group_name = "hypercalls";
+    doors();
     end_of_group();
     group_name = "owners' keys";
     keys();

@@ -7,7 +7,7 @@
 use static_assertions::{const_assert, const_assert_eq};
 
 /// Version of every structure in this module.
-pub const INTERFACE_VERSION: u32 = 2;
+pub const INTERFACE_VERSION: u32 = 3;
 
 /// Hypercall number (`__HYPERVISOR_arch_2` of Xen's `public/xen.h`).
 pub const HYPERCALL: u32 = 50;
@@ -50,6 +50,16 @@ pub struct HostInfo {
     pub pool_low: u64,
     /// Maps refused because the pool was empty.
     pub pool_exhausted: u64,
+    /// Operations on the machine that were denied, see [`crate::doors`].
+    pub denied: u64,
+    /// The latest: number of its hypercall.
+    pub last_family: u32,
+    /// And its own number there.
+    pub last_operation: u32,
+    /// A bit for each [`crate::weakness::Weakness`].
+    pub weaknesses: u32,
+    #[doc(hidden)]
+    pub pad: u32,
 }
 
 /// What VMCrypt knows about one domain.
@@ -120,7 +130,7 @@ pub struct KeyLoad {
     pub bytes: [u8; KEY_BYTES],
 }
 
-const_assert_eq!(size_of::<HostInfo>(), 96);
+const_assert_eq!(size_of::<HostInfo>(), 120);
 const_assert_eq!(
     size_of::<DomainInfo>(),
     48 + 8 + 8 * PLAIN_CLASSES + 16 + 8 * REFUSALS + 48

@@ -12,6 +12,7 @@ mod bytes;
 pub mod cipher;
 mod class;
 pub mod domain;
+pub mod doors;
 pub mod hpke;
 pub mod ids;
 pub mod keyring;
@@ -26,6 +27,7 @@ mod refusal;
 pub mod seal;
 pub mod sealed_key;
 pub mod sethash;
+pub mod weakness;
 
 pub use bitmap::PfnSet;
 pub use class::PlainClass;

@@ -6,6 +6,8 @@ use anyhow::{Result, ensure};
 use vmcrypt_host::{Tally, cmd, paths, progress::Step};
 use walkdir::{DirEntry, WalkDir};
 
+use crate::doors;
+
 mod patches;
 mod sizes;
 mod texts;
@@ -26,11 +28,12 @@ type Check = fn() -> Result<Vec<String>>;
 
 /// Run every lint and count the verdicts.
 pub fn all() -> Result<Tally> {
-    let checks: [(&str, Check); 4] = [
+    let checks: [(&str, Check); 5] = [
         ("rustfmt", rustfmt),
         ("clippy", clippy),
         ("patches", patches::findings),
         ("texts", texts::findings),
+        ("doors", doors::findings),
     ];
     let mut tally = Tally::default();
     for (name, check) in checks {

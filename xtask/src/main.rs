@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod demo;
+mod doors;
 mod e2e;
 mod header;
 mod image;
@@ -32,6 +33,7 @@ enum Verb {
     E2e(e2e::Args),
     Shell(shell::Args),
     Header(header::Args),
+    Doors(doors::Args),
     LinkGate(link_gate::Args),
     Lint(lint::Args),
 }
@@ -55,6 +57,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::E2e(args) => e2e::run(&args),
         Verb::Shell(args) => shell::run(&args),
         Verb::Header(args) => header::run(&args),
+        Verb::Doors(args) => doors::run(&args),
         Verb::LinkGate(args) => link_gate::run(&args),
         Verb::Lint(args) => lint::run(&args),
     }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use vmcrypt_host::{cmd, hostpkg, paths, progress::Step};
 
+pub mod doors;
 mod kconfig;
 pub mod off;
 mod pin;
@@ -125,6 +126,9 @@ pub fn build(flavour: Flavour) -> Result<PathBuf> {
 
     let _lock = paths::lock("xen")?;
     let source = tree::materialise(&dir, flavour.patched())?;
+    if flavour.with_rust() {
+        doors::check(&source)?;
+    }
     let rust_object = flavour.with_rust().then(|| rust::build(&dir)).transpose()?;
 
     let step = Step::new(format!("build {}", paths::short(&dir)));

@@ -6,6 +6,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use vmcrypt_core::abi::{self, DomainInfo, HostInfo};
+use vmcrypt_core::doors::FAMILIES;
+use vmcrypt_core::weakness::Weakness;
 use vmcrypt_core::{PlainClass, Refusal, State};
 use vmcrypt_tools::hypercall::Privcmd;
 use vmcrypt_tools::xen::{self, Domain};
@@ -78,6 +80,9 @@ fn host_json(host: &HostInfo) -> Value {
             "low": host.pool_low,
             "exhausted": host.pool_exhausted,
         },
+        "denied": host.denied,
+        "last_denied": last_denied(host),
+        "weaknesses": weaknesses(host).map(Weakness::name).collect::<Vec<_>>(),
     })
 }
 
@@ -122,6 +127,16 @@ fn print_host(host: &HostInfo) {
         host.pool_exhausted
     );
     say!("protected   {} domains", host.domains);
+    match last_denied(host) {
+        Some(last) => say!(
+            "denied      {} operations on the machine, the latest {last}",
+            host.denied
+        ),
+        None => say!("denied      no operation on the machine"),
+    }
+    for weakness in weaknesses(host) {
+        say!("WARNING     {}", weakness.text());
+    }
 }
 
 fn print_domain(info: &DomainInfo, domain: &Domain) {
@@ -168,6 +183,33 @@ fn mode(host: &HostInfo) -> &'static str {
         1 => "every guest is protected",
         _ => "in a mode that this tool does not know",
     }
+}
+
+/// The latest denied operation on the machine, by its name in Xen's headers.
+fn last_denied(host: &HostInfo) -> Option<String> {
+    if host.denied == 0 {
+        return None;
+    }
+    let family = FAMILIES.iter().find(|family| family.number == host.last_family);
+    let door = family.and_then(|family| {
+        family
+            .doors
+            .iter()
+            .find(|door| door.number == host.last_operation)
+    });
+    Some(match (family, door) {
+        (Some(family), Some(door)) => format!("{} {}", family.name, door.name),
+        (Some(family), None) => format!("{} {}", family.name, host.last_operation),
+        (None, _) => format!("hypercall {}, {}", host.last_family, host.last_operation),
+    })
+}
+
+/// What the machine lacks.
+fn weaknesses(host: &HostInfo) -> impl Iterator<Item = Weakness> {
+    let bits = host.weaknesses;
+    Weakness::ALL
+        .into_iter()
+        .filter(move |weakness| bits >> *weakness as u32 & 1 == 1)
 }
 
 fn backend(host: &HostInfo) -> &'static str {
@@ -221,6 +263,24 @@ fn last_refusal(info: &DomainInfo) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_denied_and_what_lacks_is_named() {
+        let mut host = HostInfo::default();
+        assert_eq!(last_denied(&host), None);
+        assert_eq!(weaknesses(&host).count(), 0);
+        (host.denied, host.last_family, host.last_operation) = (1, 35, 2);
+        assert_eq!(last_denied(&host).unwrap(), "sysctl tbuf_op");
+        host.last_operation = 999;
+        assert_eq!(last_denied(&host).unwrap(), "sysctl 999");
+        host.last_family = 5;
+        assert_eq!(last_denied(&host).unwrap(), "hypercall 5, 999");
+        host.weaknesses = 0b1001;
+        assert_eq!(
+            weaknesses(&host).collect::<Vec<_>>(),
+            [Weakness::NoIommu, Weakness::L1tf]
+        );
+    }
 
     #[test]
     fn numbers_from_the_hypervisor_become_names() {

@@ -5,6 +5,7 @@ pub mod building;
 pub mod canary;
 pub mod consoles;
 pub mod cycle;
+pub mod doors;
 pub mod freed;
 pub mod fresh;
 pub mod measurement;
@@ -109,6 +110,11 @@ pub const ALL: &[Case] = &[
         "canary-calls",
         "stock Xen: dom0 reads and changes a running guest by bare hypercalls",
         In(Config::STOCK, canary::calls),
+    ),
+    case(
+        "canary-doors",
+        "stock Xen: dom0 changes Xen's parameters at run time",
+        In(Config::STOCK, doors::canary),
     ),
     case(
         "canary-maps-over-unpause",
@@ -259,6 +265,11 @@ pub const ALL: &[Case] = &[
         "bad-calls",
         "bare hypercalls that no toolstack makes are refused and do no harm",
         In(Config::VMCRYPT, attack::bad_calls),
+    ),
+    case(
+        "doors",
+        "operations on the machine that reach guests are refused, and stock tools go on working",
+        In(Config::VMCRYPT, doors::doors),
     ),
     case(
         "maps-over-unpause",

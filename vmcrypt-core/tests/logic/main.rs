@@ -1,6 +1,7 @@
 //! Everything that decides, seen from outside and compared with models too simple to be wrong.
 
 mod bitmap;
+mod doors;
 mod keyring;
 mod life;
 mod measure;

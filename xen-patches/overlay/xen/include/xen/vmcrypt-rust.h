@@ -14,9 +14,14 @@
 
 
 /**
+ * The hypercall that debug keys pass for.
+ */
+#define VMC_DEBUG_KEYS 63
+
+/**
  * Version of the structures that the hypercall fills.
  */
-#define VMC_INTERFACE_VERSION 2
+#define VMC_INTERFACE_VERSION 3
 
 /**
  * Sub-operation: fill a host information structure.
@@ -102,6 +107,28 @@
  * A number that no generation has.
  */
 #define Domain_NO_GENERATION UINT64_MAX
+
+/**
+ * Number of a bit in [`HostInfo::weaknesses`](crate::abi::HostInfo::weaknesses).
+ */
+typedef enum VmcWeakness {
+  /**
+   * There is no IOMMU, or it is off.
+   */
+  VMC_WEAKNESS_NO_IOMMU = 0,
+  /**
+   * The IOMMU lets dom0's devices reach all memory.
+   */
+  VMC_WEAKNESS_DOM0_RELAXED = 1,
+  /**
+   * The IOMMU does not remap interrupts.
+   */
+  VMC_WEAKNESS_NO_INTERRUPT_REMAPPING = 2,
+  /**
+   * The CPU has L1TF, and dom0 is not kept from using it.
+   */
+  VMC_WEAKNESS_L1TF = 3,
+} VmcWeakness;
 
 /**
  * Life of a protected domain.
@@ -512,6 +539,23 @@ typedef struct VmcHostInfo {
    * Maps refused because the pool was empty.
    */
   uint64_t pool_exhausted;
+  /**
+   * Operations on the machine that were denied, see [`crate::doors`].
+   */
+  uint64_t denied;
+  /**
+   * The latest: number of its hypercall.
+   */
+  uint32_t last_family;
+  /**
+   * And its own number there.
+   */
+  uint32_t last_operation;
+  /**
+   * A bit for each [`crate::weakness::Weakness`].
+   */
+  uint32_t weaknesses;
+  uint32_t pad;
 } VmcHostInfo;
 
 /**
@@ -652,6 +696,11 @@ typedef struct VmcFacts {
 } VmcFacts;
 
 /**
+ * Every one, in numeric order.
+ */
+#define VmcWeakness_ALL { VmcWeakness_NoIommu, VmcWeakness_Dom0Relaxed, VmcWeakness_NoInterruptRemapping, VmcWeakness_L1tf, }
+
+/**
  * Bytes that Xen must provide for one domain, aligned to 16.
  */
 size_t vmc_domain_size(void);
@@ -744,6 +793,30 @@ size_t vmc_refusal_text(uint32_t refusal, const uint8_t **text);
  * As for [`vmc_domain_state`]; `info` is valid.
  */
 void vmc_domain_describe(struct VmcDomain *domain, struct VmcDomainInfo *info);
+
+/**
+ * Whether `operation` of the hypercall `family` is denied: to dom0 if it concerns a protected domain in `state`, else,
+ * `state` being 0, for the machine.
+ */
+bool vmc_door_denies(uint32_t family,
+                     uint64_t operation,
+                     uint32_t state);
+
+/**
+ * Name of a hypercall for the log: its length, and the characters through `text`.
+ *
+ * # Safety
+ * `text` is valid for writes.
+ */
+size_t vmc_door_name(uint32_t family, const uint8_t **text);
+
+/**
+ * Text of a weakness for the log: its length, and the characters through `text`.
+ *
+ * # Safety
+ * `text` is valid for writes.
+ */
+size_t vmc_weakness_text(uint32_t weakness, const uint8_t **text);
 
 /**
  * Draws the host key and the key pair of this boot, and takes note of the backend.

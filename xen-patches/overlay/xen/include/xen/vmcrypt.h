@@ -12,6 +12,9 @@
 
 struct xen_domctl;
 
+/* Stands for the hypercall number where debug keys are judged. */
+#define VMCRYPT_DEBUG_KEYS 63
+
 #ifdef CONFIG_VMCRYPT
 
 /*
@@ -31,8 +34,13 @@ int vmcrypt_may_resume(struct domain *d);
 /* The frame leaves its domain; true if it must be scrubbed. */
 bool vmcrypt_page_freed(struct domain *d, const struct page_info *page);
 
-/* True if @by may not change memory or machine-to-phys of sealed domain @d. */
-bool vmcrypt_denies(struct domain *d, const struct domain *by);
+/*
+ * True if operation @op of hypercall @family is not @by's to do to domain @d, or,
+ * without a domain, nobody's to do to this machine.
+ */
+bool vmcrypt_denies(struct domain *d, const struct domain *by,
+                    unsigned int family, unsigned long op);
+bool vmcrypt_host_denies(unsigned int family, unsigned long op);
 
 /*
  * True if what runs in @d must not be printed where dom0 can read it; without a
@@ -70,7 +78,10 @@ static inline int vmcrypt_may_resume(struct domain *d) { return 0; }
 static inline bool vmcrypt_page_freed(struct domain *d,
                                       const struct page_info *page)
 { return false; }
-static inline bool vmcrypt_denies(struct domain *d, const struct domain *by)
+static inline bool vmcrypt_denies(struct domain *d, const struct domain *by,
+                                  unsigned int family, unsigned long op)
+{ return false; }
+static inline bool vmcrypt_host_denies(unsigned int family, unsigned long op)
 { return false; }
 static inline bool vmcrypt_hides(struct domain *d) { return false; }
 static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Life of a protected domain, and what dom0 may not do to it.
+ * Life of a protected domain.
  */
 #include <xen/init.h>
 #include <xen/param.h>
@@ -12,7 +12,7 @@
 #include "private.h"
 
 /* "off", or every PV guest. */
-static bool __read_mostly opt_vmcrypt = true;
+bool __read_mostly opt_vmcrypt = true;
 boolean_param("vmcrypt", opt_vmcrypt);
 
 unsigned int vmcrypt_nr_domains;
@@ -42,6 +42,7 @@ static int __init cf_check vmcrypt_init(void)
            vmcrypt_simd ? "AES-NI" : "portable code", info.pool_frames);
     printk("VMCrypt: host key id %*phN\n", 16, info.key_id);
     printk("VMCrypt: host public key %*phN\n", 32, info.public_key);
+    vmcrypt_find_weaknesses();
 
     return 0;
 }
@@ -298,18 +299,6 @@ bool vmcrypt_page_freed(struct domain *d, const struct page_info *page)
     return true;
 }
 
-bool vmcrypt_denies(struct domain *d, const struct domain *by)
-{
-    struct vmcrypt_domain *vm = d != by ? vmcrypt_of(d) : NULL;
-
-    if ( likely(!vm) || !vmcrypt_sealed(vm) )
-        return false;
-
-    vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
-
-    return true;
-}
-
 /* A sealed domain may get more pages than it had when it was sealed. */
 int vmcrypt_max_pages(struct domain *d, uint64_t pages)
 {
@@ -389,53 +378,4 @@ int vmcrypt_max_pages(struct domain *d, uint64_t pages)
     vfree(leaf);
 
     return exporting ? vmcrypt_refuse(vm, VMC_REFUSAL_EXPORTING) : 0;
-}
-
-int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
-{
-    struct vmcrypt_domain *vm;
-
-    /*
-     * Operations without a domain, or that make one; callers that Xen itself
-     * will turn away.
-     */
-    if ( !d || op->cmd == XEN_DOMCTL_createdomain || !(vm = vmcrypt_of(d)) ||
-         !is_control_domain(current->domain) )
-        return 0;
-
-    switch ( op->cmd )
-    {
-    case XEN_DOMCTL_set_address_size:
-        if ( op->u.address_size.size != 64 )
-            return vmcrypt_refuse(vm, VMC_REFUSAL_GUEST32);
-        break;
-
-    /* The handle is part of what a record is bound to. */
-    case XEN_DOMCTL_setdomainhandle:
-    case XEN_DOMCTL_set_target:
-        return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
-
-    case XEN_DOMCTL_assign_device:
-    case XEN_DOMCTL_memory_mapping:
-    case XEN_DOMCTL_iomem_permission:
-    case XEN_DOMCTL_ioport_permission:
-    case XEN_DOMCTL_bind_pt_irq:
-    case XEN_DOMCTL_hypercall_init:
-    case XEN_DOMCTL_set_ext_vcpucontext:
-    case XEN_DOMCTL_set_vcpu_msrs:
-    case XEN_DOMCTL_setdebugging:
-    case XEN_DOMCTL_debug_op:
-    case XEN_DOMCTL_gdbsx_guestmemio:
-    case XEN_DOMCTL_gdbsx_pausevcpu:
-    case XEN_DOMCTL_gdbsx_unpausevcpu:
-    case XEN_DOMCTL_gdbsx_domstatus:
-    case XEN_DOMCTL_set_cpu_policy:
-    case XEN_DOMCTL_soft_reset:
-    case XEN_DOMCTL_soft_reset_cont:
-        if ( vmcrypt_sealed(vm) )
-            return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
-        break;
-    }
-
-    return 0;
 }

@@ -16,6 +16,7 @@ static long host_info(XEN_GUEST_HANDLE_PARAM(void) arg)
     {
         vmc_host_describe(&info);
         vmcrypt_replica_describe(&info);
+        vmcrypt_doors_describe(&info);
         info.domains = vmcrypt_nr_domains;
     }
 

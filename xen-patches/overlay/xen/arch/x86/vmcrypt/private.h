@@ -134,6 +134,7 @@ void vmcrypt_wipe_cpus(void);
 void vmcrypt_wipe(void *area, size_t size);
 
 /* domain.c */
+extern bool opt_vmcrypt;
 enum VmcState vmcrypt_state(struct vmcrypt_domain *vm);
 bool vmcrypt_enter(struct vmcrypt_domain *vm, enum VmcState state);
 bool vmcrypt_sealed(struct vmcrypt_domain *vm);
@@ -142,6 +143,10 @@ int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why);
 int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns);
 void vmcrypt_detach(struct vmcrypt_domain *vm);
 extern unsigned int vmcrypt_nr_domains;
+
+/* doors.c */
+void vmcrypt_find_weaknesses(void);
+void vmcrypt_doors_describe(struct VmcHostInfo *info);
 
 /* keys.c */
 extern spinlock_t vmcrypt_keys_lock;
