@@ -173,23 +173,6 @@ pub fn ring_place(dom0: &mut Dom0) -> Verdict {
     Ok("a free page was accepted as xenstore ring".into())
 }
 
-/// dom0 may do what it likes with a running guest.
-pub fn calls(dom0: &mut Dom0) -> Verdict {
-    let guest = dom0.create(Spec::new("canary"))?;
-    let (allowed, refused) = attack::forbidden_calls(dom0, &guest)?;
-    demand!(
-        allowed.len() > 10,
-        "stock Xen refused {}, and let dom0 do only {}",
-        refused.join(", "),
-        allowed.join(", ")
-    );
-    Ok(format!(
-        "{} of {} calls succeeded",
-        allowed.len(),
-        allowed.len() + refused.len()
-    ))
-}
-
 /// The patched hypervisor, told to stay out of it.
 pub fn off(dom0: &mut Dom0) -> Verdict {
     let swept = sweep(dom0)?;

@@ -1,6 +1,6 @@
 //! What dom0 could prepare in a guest that it has built and not yet unpaused, to profit from later.
 
-use crate::{errno, find, typed_frames};
+use crate::{calls, errno, find, typed_frames};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 use vmcrypt_guest::secret;
 use vmcrypt_tools::content::PAGE;
-use vmcrypt_tools::hypercall::{ForeignMap, Privcmd};
+use vmcrypt_tools::hypercall::{Error, ForeignMap, Privcmd};
 use vmcrypt_tools::needle::{Needles, Search};
 use vmcrypt_tools::pv;
 use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, PageType, domctl};
@@ -173,23 +173,11 @@ pub fn seek(
 }
 
 /// The first frame of a domain's grant table; dom0 may ask for it.
-fn grant_frame(xen: &Privcmd, domain: DomId) -> Result<Frame> {
+pub fn grant_frame(xen: &Privcmd, domain: DomId) -> Result<Frame, Error> {
+    const SETUP_TABLE: u64 = 2;
     let list = xen.buffer(8)?;
-    let mut call = xen.buffer(24)?;
-    call.put(0, domain.0);
-    call.put(4, 1u32);
-    call.put(16, list.address());
-    let arguments = [GNTTABOP_SETUP_TABLE, call.address(), 1];
-    xen.call(
-        "the frames of a grant table",
-        HYPERVISOR_GRANT_TABLE_OP,
-        &arguments,
-    )?;
-    let status = call.get::<u16>(8) as i16;
-    ensure!(
-        status == 0,
-        "Xen does not name the grant table's frames: status {status}"
-    );
+    let call = [calls::pair(domain.0.into(), 1), 0, list.address()];
+    calls::grant(xen, SETUP_TABLE, &call, 8)?;
     Ok(Frame(list.get(0)))
 }
 
@@ -208,8 +196,7 @@ fn sample(page: &[u8; PAGE]) -> u64 {
 
 // `xen/include/public/domctl.h`, `grant_table.h` and `xen.h` of Xen 4.20.
 const UNPAUSEDOMAIN: u32 = 4;
-const HYPERVISOR_GRANT_TABLE_OP: u64 = 20;
-const GNTTABOP_SETUP_TABLE: u64 = 2;
+
 /// `sizeof(struct grant_entry_v1)`: flags, domain (0 is dom0), frame.
 const GRANT_ENTRY: usize = 8;
 const GTF_PERMIT_ACCESS: u16 = 1;
