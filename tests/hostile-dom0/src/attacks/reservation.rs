@@ -15,15 +15,17 @@ pub const ATTACKS: &[Attack] = &[
     Attack::new(
         "free-and-read",
         "6",
-        "drop the guest's own entry for a page, free it, get it for another domain, read it",
+        "free a page, drop the guest's own entry for it, get it for another domain, read it",
         |scene| {
             let [data, _] = scene.data()?;
-            let freed = drop_entry(scene, data)
-                .and_then(|()| Ok(reserve(scene.xen, DECREASE, scene.id(), data.frame.0, 1)?));
-            match freed {
-                Ok(_) => inherit(scene, data.frame),
-                Err(error) => after(Err::<(), _>(error.downcast::<Error>()?), |()| unreachable!()),
-            }
+            let (place, _) = scene.entry_of(data)?;
+            after(reserve(scene.xen, DECREASE, scene.id(), data.frame.0, 1), |_| {
+                // The guest's own entry was the last to hold it.
+                let own = foreign(scene.number(), Some(scene.number()));
+                after(mmu_update(scene.xen, own, place, 0), |()| {
+                    inherit(scene, data.frame)
+                })
+            })
         },
     ),
     Attack::new(
