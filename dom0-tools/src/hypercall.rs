@@ -70,6 +70,18 @@ struct Hypercall {
     args: [u64; 5],
 }
 
+// `include/uapi/xen/gntdev.h`: _IOC(_IOC_NONE, 'G', 0, sizeof(struct ioctl_gntdev_map_grant_ref)).
+const IOCTL_MAP_GRANT: libc::c_ulong = (size_of::<MapGrant>() as u64) << 16 | (b'G' as u64) << 8;
+
+#[repr(C)]
+struct MapGrant {
+    count: u32,
+    pad: u32,
+    index: u64,
+    domain: u32,
+    reference: u32,
+}
+
 #[repr(C)]
 struct MmapBatch {
     num: libc::c_uint,
@@ -176,6 +188,45 @@ impl Privcmd {
     }
 }
 
+/// Maps a page that another domain granted, by way of the kernel's grant device.
+pub fn map_grant(domain: DomId, reference: u32, writable: bool) -> Result<ForeignMap, Error> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/xen/gntdev")
+        .map_err(Error::Device)?;
+    let refused = |error| Error::Refused {
+        what: "the map of a grant",
+        error,
+    };
+    let mut call = MapGrant {
+        count: 1,
+        pad: 0,
+        index: 0,
+        domain: domain.0.into(),
+        reference,
+    };
+    // SAFETY: the driver reads and writes `call`, which holds one grant, as it says.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), IOCTL_MAP_GRANT, ptr::from_mut(&mut call)) };
+    if result < 0 {
+        return Err(refused(io::Error::last_os_error()));
+    }
+    let write = if writable { libc::PROT_WRITE } else { 0 };
+    let memory = Mapping::at(
+        PAGE,
+        libc::PROT_READ | write,
+        libc::MAP_SHARED,
+        device.as_raw_fd(),
+        call.index,
+    )
+    .map_err(refused)?;
+    Ok(ForeignMap {
+        memory,
+        errors: vec![0],
+        writable,
+    })
+}
+
 /// Memory that Xen reads and writes during hypercalls. Values go in and out by copy.
 pub struct Buffer(Mapping);
 
@@ -190,6 +241,13 @@ impl Buffer {
         self.0.check(offset, size_of::<T>());
         // SAFETY: in bounds by the check, any bytes are a valid T by the contract of Plain.
         unsafe { ptr::read_unaligned(self.0.start.as_ptr().add(offset).cast()) }
+    }
+
+    /// Copies bytes in.
+    pub fn fill(&mut self, offset: usize, bytes: &[u8]) {
+        self.0.check(offset, bytes.len());
+        // SAFETY: both sides are that long, and distinct; the mapping is writable.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.start.as_ptr().add(offset), bytes.len()) };
     }
 
     /// Copies a value in.
@@ -261,6 +319,20 @@ impl ForeignMap {
         Some(page)
     }
 
+    /// Copies a value out of page `i`, which must be mapped, anew each time.
+    pub fn get<T: Plain>(&self, i: usize, offset: usize) -> T {
+        assert!(
+            self.refusal(i).is_none()
+                && offset + size_of::<T>() <= PAGE
+                && offset.is_multiple_of(align_of::<T>()),
+            "a read from where nothing is mapped"
+        );
+        self.memory.check(i * PAGE + offset, size_of::<T>());
+        // SAFETY: in bounds and aligned by the checks; the driver reported this page as present, so reading does not
+        // fault. Whatever is there is a valid T by the contract of Plain.
+        unsafe { ptr::read_volatile(self.memory.start.as_ptr().add(i * PAGE + offset).cast()) }
+    }
+
     /// Copies a value into page `i`, which must be mapped, and writable.
     pub fn put<T: Plain>(&mut self, i: usize, offset: usize, value: T) {
         assert!(
@@ -304,8 +376,27 @@ struct Mapping {
 
 impl Mapping {
     fn new(length: usize, protection: libc::c_int, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
+        Self::at(length, protection, flags, fd, 0)
+    }
+
+    fn at(
+        length: usize,
+        protection: libc::c_int,
+        flags: libc::c_int,
+        fd: libc::c_int,
+        offset: u64,
+    ) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
-        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, flags, fd, 0) };
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                protection,
+                flags,
+                fd,
+                offset as libc::off_t,
+            )
+        };
         match NonNull::new(start.cast::<u8>()) {
             Some(mapped) if start != libc::MAP_FAILED => Ok(Self {
                 start: mapped,
@@ -322,6 +413,11 @@ impl Mapping {
         );
     }
 }
+
+// SAFETY: a mapping belongs to the process, not to a thread, and what is behind it is copied, never referred to.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; writing takes `&mut`.
+unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {

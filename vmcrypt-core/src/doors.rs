@@ -46,7 +46,7 @@ pub struct Door {
     pub only: &'static str,
     /// Why.
     pub why: &'static str,
-    /// Attacks of `tests/hostile` that show it; empty if none does.
+    /// Attacks of `tests/hostile-dom0` that show it; empty if none does.
     pub attack: &'static str,
 }
 

@@ -8,6 +8,8 @@ pub mod cycle;
 pub mod doors;
 pub mod freed;
 pub mod fresh;
+pub mod hostile;
+pub mod life;
 pub mod measurement;
 pub mod migrate;
 pub mod oracle;
@@ -61,6 +63,8 @@ const DEBUG_CANARY: Config = Config {
 /// Measurements, which nobody passes or fails, and what takes too long: CI leaves them out and says so.
 pub const ON_DEMAND: &[&str] = &[
     "tamper-full",
+    "hostile-fuzz-full",
+    "hostile-fuzz-full-debug",
     "timing",
     // Other ways into what `wipe-reboot` and `wipe-panic-reboots` go through.
     "wipe-power-off",
@@ -107,9 +111,24 @@ pub const ALL: &[Case] = &[
         In(Config::STOCK, canary::write),
     ),
     case(
-        "canary-calls",
-        "stock Xen: dom0 reads and changes a running guest by bare hypercalls",
-        In(Config::STOCK, canary::calls),
+        "canary-attacks",
+        "stock Xen: each attack of an evil dom0 succeeds, or it is said why it cannot",
+        In(Config::STOCK_TWO_CPUS, hostile::canary_attacks),
+    ),
+    case(
+        "canary-race",
+        "stock Xen: threads that race with each other see the secret",
+        In(Config::STOCK_TWO_CPUS, hostile::canary_race),
+    ),
+    case(
+        "canary-fuzz",
+        "stock Xen: random calls come upon the secret",
+        In(Config::STOCK_TWO_CPUS, hostile::canary_fuzz),
+    ),
+    case(
+        "canary-xl-life",
+        "stock Xen: what an administrator does on an ordinary day; a core dump holds the secret",
+        In(Config::STOCK_TWO_CPUS, life::stock),
     ),
     case(
         "canary-doors",
@@ -270,6 +289,56 @@ pub const ALL: &[Case] = &[
         "doors",
         "operations on the machine that reach guests are refused, and stock tools go on working",
         In(Config::VMCRYPT, doors::doors),
+    ),
+    case(
+        "attacks",
+        "none of them succeeds (table and JSON in target/testbed)",
+        In(Config::TWO_CPUS, hostile::attacks),
+    ),
+    case(
+        "attacks-debug",
+        "nor on the debug build, and no assertion fails",
+        In(Config::DEBUG, hostile::attacks_debug),
+    ),
+    case(
+        "race",
+        "maps that race with start, pause, save and end of guests see nothing and break nothing",
+        In(Config::TWO_CPUS, hostile::race),
+    ),
+    case(
+        "race-debug",
+        "the same on the debug build",
+        In(Config::DEBUG, hostile::race),
+    ),
+    case(
+        "hostile-fuzz",
+        "random calls see nothing and break nothing",
+        In(Config::TWO_CPUS, hostile::fuzz),
+    ),
+    case(
+        "hostile-fuzz-debug",
+        "the same on the debug build",
+        In(Config::DEBUG, hostile::fuzz),
+    ),
+    case(
+        "hostile-fuzz-full",
+        "a million of them",
+        In(Config::TWO_CPUS, hostile::fuzz_full),
+    ),
+    case(
+        "hostile-fuzz-full-debug",
+        "a million of them on the debug build",
+        In(Config::DEBUG, hostile::fuzz_full),
+    ),
+    case(
+        "xl-life",
+        "what an administrator does on an ordinary day works as on stock; a core dump holds ciphertext",
+        In(Config::TWO_CPUS, life::protected),
+    ),
+    case(
+        "xen-writes",
+        "what Xen writes into a guest's pages, in a flood of events, neither breaks a save nor shows",
+        In(Config::TWO_CPUS, life::xen_writes),
     ),
     case(
         "maps-over-unpause",

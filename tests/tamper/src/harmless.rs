@@ -153,6 +153,12 @@ const RULES: &[Rule] = &[
         "the register comes from the sealed record",
     ),
     Rule(
+        &["*BASIC"],
+        &[Flip],
+        &["gdt_ents, upper half"],
+        "libxc and Xen take 32 bits of it",
+    ),
+    Rule(
         &["vCPU 1 BASIC"],
         &[Flip],
         &["rdx", "vm_assist"],

@@ -20,6 +20,7 @@ pub fn maps_over_unpause(dom0: &mut Dom0) -> Verdict {
         "maps-over-unpause {} page-table 0",
         "maps-over-unpause {} shared-info 0",
         "forge-grant {} 0",
+        "use-grant {} 0",
     ] {
         dom0.xen_log()?;
         let attack = attack.replace("{}", &domid.to_string());

@@ -133,6 +133,7 @@ pub fn maps_over_unpause(dom0: &mut Dom0) -> Verdict {
         "maps-over-unpause {} all-data 60",
         "maps-over-unpause {} shared-info 1",
         "forge-grant {} 5",
+        "use-grant {} 5",
     ] {
         let mut guest = dom0.create_paused(Spec::new("canary"))?;
         let domid = dom0.domid(&guest)?.to_string();
@@ -171,23 +172,6 @@ pub fn ring_place(dom0: &mut Dom0) -> Verdict {
     let answer = dom0.attack(&format!("forge-ring {domid} store"), LONG)?;
     demand!(answer["errno"] == 0, "stock Xen refused it: {answer}");
     Ok("a free page was accepted as xenstore ring".into())
-}
-
-/// dom0 may do what it likes with a running guest.
-pub fn calls(dom0: &mut Dom0) -> Verdict {
-    let guest = dom0.create(Spec::new("canary"))?;
-    let (allowed, refused) = attack::forbidden_calls(dom0, &guest)?;
-    demand!(
-        allowed.len() > 10,
-        "stock Xen refused {}, and let dom0 do only {}",
-        refused.join(", "),
-        allowed.join(", ")
-    );
-    Ok(format!(
-        "{} of {} calls succeeded",
-        allowed.len(),
-        allowed.len() + refused.len()
-    ))
 }
 
 /// The patched hypervisor, told to stay out of it.

@@ -288,7 +288,7 @@ typedef enum VmcRefusal {
    */
   VMC_REFUSAL_EXPORTING = 21,
   /**
-   * Page tables, descriptor tables or `start_info` are not those that were exported.
+   * Page tables, their pins, descriptor tables or `start_info` are not those that were exported.
    */
   VMC_REFUSAL_TABLES_DIFFER = 22,
   /**

@@ -83,7 +83,7 @@ static bool shared_info_fresh(const struct vmcrypt_domain *vm)
 }
 
 /* What dom0 can set of a vCPU besides its context. */
-static bool vcpu_fresh(const struct vcpu *v)
+bool vmcrypt_vcpu_fresh(const struct vcpu *v)
 {
     static const struct vcpu_msrs no_msrs;
     const struct xsave_struct *area = v->arch.xsave_area;
@@ -135,7 +135,7 @@ static int measure_vcpu(struct vmcrypt_domain *vm)
 
     arch_get_info_guest(vm->d->vcpu[0], (vcpu_guest_context_u){ .nat = c });
     vmcrypt_frames_to_pfns(c);
-    memset(&c->fpu_ctxt, 0, sizeof(c->fpu_ctxt)); /* vcpu_fresh() looked */
+    memset(&c->fpu_ctxt, 0, sizeof(c->fpu_ctxt)); /* vmcrypt_vcpu_fresh() looked */
     c->ctrlreg[0] &= X86_CR0_TS;
     c->ctrlreg[4] &= PV_CR4_GUEST_MASK;
     vmc_measure_add(vm->rust, VMC_SECTION_VCPU, (const void *)c, sizeof(*c));
@@ -170,7 +170,7 @@ static int measure_begin(struct vmcrypt_domain *vm)
     if ( !shared_info_fresh(vm) )
         return unfit(vm, "shared_info holds more than the domain builder writes");
     for_each_vcpu ( d, v )
-        if ( !vcpu_fresh(v) )
+        if ( !vmcrypt_vcpu_fresh(v) )
             return unfit(vm, "a vCPU has state besides the first one's context");
 
     vmc_measure_begin(vm->rust, vm->seal.total, d->max_vcpus);

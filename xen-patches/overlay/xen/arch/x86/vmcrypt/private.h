@@ -223,6 +223,8 @@ mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 
 /* measure.c */
 int vmcrypt_measure(struct vmcrypt_domain *vm);
+/* Whether dom0 set nothing of a vCPU but its context. */
+bool vmcrypt_vcpu_fresh(const struct vcpu *v);
 
 /* record.c */
 /* Whether dom0 gave a restored domain the CPU policy that it had. */

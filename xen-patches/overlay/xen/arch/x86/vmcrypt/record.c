@@ -190,6 +190,12 @@ static void save_vcpu(struct vcpu *v, struct vcpu_state *s)
     vcpu_unpause(v);
 }
 
+/* A page that the guest gave away is at no PFN. */
+static unsigned long pfn_or_none(mfn_t mfn)
+{
+    return mfn_valid(mfn) ? get_gpfn_from_mfn(mfn_x(mfn)) : ~0UL;
+}
+
 static int export(struct vmcrypt_domain *vm,
                   struct xen_domctl_vcpuextstate *evc, size_t capacity)
 {
@@ -198,9 +204,9 @@ static int export(struct vmcrypt_domain *vm,
     unsigned int size = state_size();
     struct VmcFacts facts = {
         .pages = domain_tot_pages(d),
-        .start_info = get_gpfn_from_mfn(mfn_x(vm->start_info)),
-        .console = get_gpfn_from_mfn(mfn_x(vm->console)),
-        .store = get_gpfn_from_mfn(mfn_x(vm->store)),
+        .start_info = pfn_or_none(vm->start_info),
+        .console = pfn_or_none(vm->console),
+        .store = pfn_or_none(vm->store),
         .unbound = vmcrypt_count_leaves(vm) +
                    mfn_valid(vm->console) + mfn_valid(vm->store),
         .states = 1,
@@ -215,6 +221,9 @@ static int export(struct vmcrypt_domain *vm,
 
     if ( vm->record )
         return vmcrypt_refuse(vm, VMC_REFUSAL_SEALING);
+    /* The Rust part would say so, too: after registers were copied. */
+    if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
     buffer = vzalloc(capacity);
     if ( !buffer )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -222,8 +231,7 @@ static int export(struct vmcrypt_domain *vm,
     keep_record(vm, buffer, capacity);
     memcpy(facts.uuid, d->handle, sizeof(facts.uuid));
     memcpy(facts.measurement, vm->measurement, sizeof(facts.measurement));
-    facts.p2m_root = mfn_valid(p2m.root) ? get_gpfn_from_mfn(mfn_x(p2m.root))
-                                         : ~0UL;
+    facts.p2m_root = pfn_or_none(p2m.root);
     facts.p2m_address = p2m.va;
     facts.p2m_end = p2m.end;
     save_domain(d, buffer + VMC_RECORD_STATES);
@@ -460,7 +468,12 @@ int vmcrypt_load_state(struct vmcrypt_domain *vm)
     struct vcpu *v;
 
     for_each_vcpu ( d, v )
+    {
+        /* One that the guest brings up later starts as on any machine. */
+        if ( !v->is_initialised && !vmcrypt_vcpu_fresh(v) )
+            return -EPERM;
         initialised += v->is_initialised;
+    }
     if ( 1 + initialised != vm->facts.states )
         return -EPERM;
 

@@ -302,8 +302,10 @@ static bool grants_clean(const struct vmcrypt_domain *vm)
 
         entry = __map_domain_page(page);
         for ( i = 0; clean && i < PAGE_SIZE / sizeof(*entry); i++ )
-            clean = !entry[i].flags || entry[i].frame == mfn_x(vm->console) ||
-                    entry[i].frame == mfn_x(vm->store);
+            clean = !entry[i].flags ||
+                    ((entry[i].flags & GTF_type_mask) == GTF_permit_access &&
+                     (entry[i].frame == mfn_x(vm->console) ||
+                      entry[i].frame == mfn_x(vm->store)));
         unmap_domain_page(entry);
         if ( !clean )
             break;
@@ -338,19 +340,40 @@ static int seal_grants(struct vmcrypt_domain *vm)
     return grants_clean(vm) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 }
 
-/* From here on nobody can change any page, the rings excepted. */
+static bool is_ring(const struct vmcrypt_domain *vm, mfn_t mfn)
+{
+    return mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store);
+}
+
+/*
+ * From here on nobody can change any page, the rings excepted.
+ *
+ * Xen looks at a grant's entry when it begins to be used, and not again while
+ * it is.  Such a grant needs no map that is counted: it may be a device's or an
+ * HVM domain's, or its map may have been taken away without its knowledge.
+ */
 static int seal_maps(struct vmcrypt_domain *vm)
 {
+    mfn_t granted;
+
     while ( vm->seal.cursor < vm->pfns )
     {
         unsigned long pfn = vm->seal.cursor++;
         mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
 
-        if ( mfn_valid(mfn) && vmcrypt_foreign_maps(mfn) &&
-             !mfn_eq(mfn, vm->console) && !mfn_eq(mfn, vm->store) )
+        if ( mfn_valid(mfn) && vmcrypt_foreign_maps(mfn) && !is_ring(vm, mfn) )
             return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 
         if ( !(pfn % SLICE) && hypercall_preempt_check() )
+            return -ERESTART;
+    }
+
+    while ( !gnttab_in_use(vm->d, vm->seal.cursor - vm->pfns, &granted) )
+    {
+        if ( mfn_valid(granted) && !is_ring(vm, granted) )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
+
+        if ( !(vm->seal.cursor++ % SLICE) && hypercall_preempt_check() )
             return -ERESTART;
     }
 

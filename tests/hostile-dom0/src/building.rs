@@ -1,6 +1,6 @@
 //! What dom0 could prepare in a guest that it has built and not yet unpaused, to profit from later.
 
-use crate::{errno, find, typed_frames};
+use crate::{calls, errno, find, typed_frames};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 use vmcrypt_guest::secret;
 use vmcrypt_tools::content::PAGE;
-use vmcrypt_tools::hypercall::{ForeignMap, Privcmd};
+use vmcrypt_tools::hypercall::{Error, ForeignMap, Privcmd};
 use vmcrypt_tools::needle::{Needles, Search};
 use vmcrypt_tools::pv;
 use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, PageType, domctl};
@@ -78,8 +78,6 @@ pub fn maps_over_unpause(xen: &Privcmd, domain: DomId, what: Pages, wait: Durati
 
 /// An unpause that is refused finds the entry gone at the next try. `kept` says whether the entry outlived the unpause.
 pub fn forge_grant(xen: &Privcmd, domain: DomId, wait: Duration) -> Result<Value> {
-    // The last entry of the first page: no guest gets that far.
-    const ENTRY: usize = PAGE - GRANT_ENTRY;
     let data = free_page(xen, domain)?;
     let table = grant_frame(xen, domain)?;
     let forged = u64::from(GTF_PERMIT_ACCESS) | data.0 << 32;
@@ -94,6 +92,43 @@ pub fn forge_grant(xen: &Privcmd, domain: DomId, wait: Duration) -> Result<Value
         write(xen, domain, table, ENTRY, 0)?;
     }
     Ok(answer)
+}
+
+/// Uses a forged grant without any map, as a device would, and takes its entry away before the unpause. `kept` says
+/// whether Xen goes on taking it for granted after that. An unpause that is refused finds no such use at the next try.
+pub fn use_grant(xen: &Privcmd, domain: DomId, wait: Duration) -> Result<Value> {
+    let data = free_page(xen, domain)?;
+    let table = grant_frame(xen, domain)?;
+    write(
+        xen,
+        domain,
+        table,
+        ENTRY,
+        u64::from(GTF_PERMIT_ACCESS) | data.0 << 32,
+    )?;
+    let begun = begin_use(xen, domain)?;
+    write(xen, domain, table, ENTRY, 0)?;
+    let mut answer = unpause(xen, domain)?;
+    if answer["errno"] == 0 {
+        sleep(wait);
+        let again = begin_use(xen, domain);
+        answer["kept"] = json!(again.is_ok());
+        again.map(|again| end_use(xen, again)).unwrap_or(Ok(()))?;
+    }
+    end_use(xen, begun)?;
+    Ok(answer)
+}
+
+/// A grant in use: its handle, and the address that a device would have.
+fn begin_use(xen: &Privcmd, domain: DomId) -> Result<[u64; 2], Error> {
+    let reference = (ENTRY / GRANT_ENTRY) as u32;
+    let map = [0, calls::pair(GNTMAP_DEVICE_MAP, reference), domain.0.into(), 0];
+    let answer = calls::grant(xen, GNTTABOP_MAP_GRANT_REF, &map, 18)?;
+    Ok([u64::from(answer.get::<u32>(20)), answer.get(24)])
+}
+
+fn end_use(xen: &Privcmd, [handle, address]: [u64; 2]) -> Result<(), Error> {
+    calls::grant(xen, GNTTABOP_UNMAP_GRANT_REF, &[0, address, handle], 20).map(drop)
 }
 
 /// An unpause that is refused finds the right ring at the next try.
@@ -173,23 +208,11 @@ pub fn seek(
 }
 
 /// The first frame of a domain's grant table; dom0 may ask for it.
-fn grant_frame(xen: &Privcmd, domain: DomId) -> Result<Frame> {
+pub fn grant_frame(xen: &Privcmd, domain: DomId) -> Result<Frame, Error> {
+    const SETUP_TABLE: u64 = 2;
     let list = xen.buffer(8)?;
-    let mut call = xen.buffer(24)?;
-    call.put(0, domain.0);
-    call.put(4, 1u32);
-    call.put(16, list.address());
-    let arguments = [GNTTABOP_SETUP_TABLE, call.address(), 1];
-    xen.call(
-        "the frames of a grant table",
-        HYPERVISOR_GRANT_TABLE_OP,
-        &arguments,
-    )?;
-    let status = call.get::<u16>(8) as i16;
-    ensure!(
-        status == 0,
-        "Xen does not name the grant table's frames: status {status}"
-    );
+    let call = [calls::pair(domain.0.into(), 1), 0, list.address()];
+    calls::grant(xen, SETUP_TABLE, &call, 8)?;
     Ok(Frame(list.get(0)))
 }
 
@@ -208,8 +231,12 @@ fn sample(page: &[u8; PAGE]) -> u64 {
 
 // `xen/include/public/domctl.h`, `grant_table.h` and `xen.h` of Xen 4.20.
 const UNPAUSEDOMAIN: u32 = 4;
-const HYPERVISOR_GRANT_TABLE_OP: u64 = 20;
-const GNTTABOP_SETUP_TABLE: u64 = 2;
+
 /// `sizeof(struct grant_entry_v1)`: flags, domain (0 is dom0), frame.
 const GRANT_ENTRY: usize = 8;
 const GTF_PERMIT_ACCESS: u16 = 1;
+const GNTTABOP_MAP_GRANT_REF: u64 = 0;
+const GNTTABOP_UNMAP_GRANT_REF: u64 = 1;
+const GNTMAP_DEVICE_MAP: u32 = 1;
+/// Where the last entry of the first page is: no guest gets that far.
+const ENTRY: usize = PAGE - GRANT_ENTRY;

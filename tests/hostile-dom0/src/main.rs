@@ -1,16 +1,22 @@
 //! An evil (or clumsy) dom0: bare hypercalls that no toolstack makes. Prints what Xen answered, as JSON, and judges
 //! nothing; that is for the case that runs it.
 
+mod attacks;
 mod building;
+mod calls;
 mod export;
-mod forbidden;
+mod fuzz;
 mod launch;
+mod prey;
+mod race;
 mod replicas;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use vmcrypt_guest::pattern;
@@ -60,6 +66,8 @@ enum Attack {
     },
     /// Write an entry into the grant table of a paused, new guest that opens a data page to dom0, and unpause it
     ForgeGrant { domid: u16, seconds: u64 },
+    /// Use such a grant as a device would, without a map, take the entry away, and unpause
+    UseGrant { domid: u16, seconds: u64 },
     /// Make the start_info of a paused, new guest name a data page as a ring, and unpause it
     ForgeRing { domid: u16, ring: building::Ring },
     /// Number, kind and SHA-256 of each page of a paused, new guest, as a launch measurement takes them in
@@ -72,14 +80,35 @@ enum Attack {
     Resume { domid: u16 },
     /// Hold maps of a guest and look for the frames behind them under every owner's name
     SeekReplicas { domid: u16 },
-    /// Make calls that no toolstack makes on a running guest, all if none is named; the last ones end a guest
-    Forbidden {
-        #[arg(required_unless_present = "list")]
-        domid: Option<u16>,
+    /// Have threads start, map, pause, save and destroy guests at the same time
+    Race {
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Make random calls on a tiny guest
+    Fuzz {
+        #[arg(long, default_value_t = 1_000_000)]
+        operations: u64,
+        #[arg(long, default_value_t = 3600)]
+        seconds: u64,
+        /// Makes the same choices again
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Say which calls are left out, and why
+        #[arg(long)]
+        left_out: bool,
+    },
+    /// Make the attacks of the registry, all if none is named, each on a tiny guest of its own
+    Attacks {
         names: Vec<String>,
-        /// Name the calls and make none
+        /// Name them and make none
         #[arg(long)]
         list: bool,
+        /// Where a line of JSON for each goes
+        #[arg(long, default_value = "/dev/stdout")]
+        report: PathBuf,
     },
 }
 
@@ -108,6 +137,9 @@ fn main() -> Result<()> {
         Attack::ForgeGrant { domid, seconds } => {
             building::forge_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
         }
+        Attack::UseGrant { domid, seconds } => {
+            building::use_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
+        }
         Attack::ForgeRing { domid, ring } => building::forge_ring(&xen, DomId(domid), ring)?,
         Attack::LaunchPages { domid } => return launch::pages(&xen, DomId(domid)),
         Attack::LaunchEdit { domid, what } => launch::edit(&xen, DomId(domid), what)?,
@@ -116,12 +148,24 @@ fn main() -> Result<()> {
         }
         Attack::Resume { domid } => errno(export::resume(&xen, DomId(domid)))?,
         Attack::SeekReplicas { domid } => replicas::seek(&xen, DomId(domid))?,
-        Attack::Forbidden {
-            domid: Some(domid),
-            names,
-            list: false,
-        } => forbidden::make(&xen, domid, &names)?,
-        Attack::Forbidden { .. } => forbidden::list(),
+        Attack::Race { seconds, seed } => race::race(&xen, seconds, seed)?,
+        Attack::Fuzz { left_out: true, .. } => json!(fuzz::LEFT_OUT),
+        Attack::Fuzz {
+            operations,
+            seconds,
+            seed,
+            ..
+        } => fuzz::fuzz(
+            &xen,
+            operations,
+            seconds,
+            seed.unwrap_or_else(|| fastrand::u64(..)),
+        )?,
+        Attack::Attacks { list: true, .. } => attacks::list(),
+        Attack::Attacks { names, report, .. } => {
+            attacks::make(&xen, &names, &mut File::create(report)?)?;
+            return Ok(());
+        }
     };
     println!("{answer}");
     Ok(())
