@@ -73,6 +73,13 @@ fn spread(block: &Block) -> Vector {
     _mm256_broadcastsi128_si256(ni::load(block))
 }
 
+/// One block in the first lane, zeros in the others.
+#[inline]
+#[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1,avx2,vaes,vpclmulqdq")]
+fn widen(block: __m128i) -> Vector {
+    _mm256_zextsi128_si256(block)
+}
+
 /// The sum of all lanes.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1,avx2,vaes,vpclmulqdq")]

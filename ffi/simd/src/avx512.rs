@@ -74,6 +74,13 @@ fn spread(block: &Block) -> Vector {
     _mm512_broadcast_i32x4(ni::load(block))
 }
 
+/// One block in the first lane, zeros in the others.
+#[inline]
+#[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1,avx512f,avx512vl,vaes,vpclmulqdq")]
+fn widen(block: __m128i) -> Vector {
+    _mm512_zextsi128_si512(block)
+}
+
 /// The sum of all lanes.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1,avx512f,avx512vl,vaes,vpclmulqdq")]

@@ -83,13 +83,12 @@ fn hash(key: &HashKey, acc: &mut Block, blocks: &[Block]) {
     let mut sum = load(acc);
     if !wide.is_empty() {
         let powers = Powers::new(key);
-        let [highest, ..] = &powers.0;
         for eight in wide {
-            let mut products = Products::new();
+            let mut products = Products::new(sum);
             for (block, power) in eight.iter().zip(&powers.0) {
                 products.add(load(block), power);
             }
-            sum = products.reduce(sum, highest);
+            sum = products.reduce();
         }
     }
     store(acc, absorb(key, sum, rest));
@@ -102,27 +101,26 @@ fn xctr_then_hash(keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [
     let mut sum = load(acc);
     if let Some((eight, others)) = wide.split_first_mut() {
         let powers = Powers::new(keys.hash);
-        let [highest, ..] = &powers.0;
         first(eight, || encrypt(keys.cipher, counters.take(), |_| ()));
         // AES of each eight blocks runs while the multiplier is busy with the eight before them.
         let mut before: &[Block; WIDE] = eight;
         for eight in others {
-            let mut products = Products::new();
+            let mut products = Products::new(sum);
             let mut hashed = before.iter().zip(&powers.0);
             let stream = encrypt(keys.cipher, counters.take::<WIDE>(), |_| {
                 if let Some((block, power)) = hashed.next() {
                     products.add(load(block), power);
                 }
             });
-            sum = products.reduce(sum, highest);
+            sum = products.reduce();
             add(eight, &stream);
             before = eight;
         }
-        let mut products = Products::new();
+        let mut products = Products::new(sum);
         for (block, power) in before.iter().zip(&powers.0) {
             products.add(load(block), power);
         }
-        sum = products.reduce(sum, highest);
+        sum = products.reduce();
         if !rest.is_empty() {
             add(rest, &encrypt(keys.cipher, counters.take::<WIDE>(), |_| ()));
         }
@@ -224,15 +222,15 @@ impl Powers {
 /// Absorbs at most [`POWERS`] blocks.
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
 pub(crate) fn absorb(key: &HashKey, sum: __m128i, blocks: &[Block]) -> __m128i {
-    let powers = &key.powers()[POWERS - blocks.len().min(POWERS)..];
-    let Some(highest) = powers.first() else {
+    if blocks.is_empty() {
         return sum;
-    };
-    let mut products = Products::new();
+    }
+    let mut products = Products::new(sum);
+    let powers = key.powers().iter().skip(POWERS - blocks.len().min(POWERS));
     for (block, power) in blocks.iter().zip(powers) {
         products.add(load(block), &folded(power));
     }
-    products.reduce(sum, &folded(highest))
+    products.reduce()
 }
 
 /// A power and the sum of its halves.
@@ -243,29 +241,33 @@ fn folded([low, high]: &[u64; 2]) -> (__m128i, __m128i) {
     (power, fold(power))
 }
 
-/// POLYVAL with one reduction for up to [`POWERS`] blocks: block `i` of `n` is multiplied by `h^(n-i)`, and so is the sum
-/// so far with the first block's power. It joins last: its product alone waits for the reduction before.
+/// POLYVAL with one reduction for up to [`POWERS`] blocks: block `i` of `n` is multiplied by `h^(n-i)`, and the sum so
+/// far goes with the first block.
 struct Products {
     low: __m128i,
     middle: __m128i,
     high: __m128i,
+    carry: __m128i,
 }
 
 impl Products {
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn new() -> Self {
+    fn new(sum: __m128i) -> Self {
         let zero = _mm_setzero_si128();
         Self {
             low: zero,
             middle: zero,
             high: zero,
+            carry: sum,
         }
     }
 
     #[inline]
     #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-    fn add(&mut self, x: __m128i, (power, folded): &(__m128i, __m128i)) {
+    fn add(&mut self, block: __m128i, (power, folded): &(__m128i, __m128i)) {
+        let x = _mm_xor_si128(block, self.carry);
+        self.carry = _mm_setzero_si128();
         self.low = _mm_xor_si128(self.low, _mm_clmulepi64_si128::<0x00>(x, *power));
         self.high = _mm_xor_si128(self.high, _mm_clmulepi64_si128::<0x11>(x, *power));
         self.middle = _mm_xor_si128(self.middle, _mm_clmulepi64_si128::<0x00>(fold(x), *folded));
@@ -273,8 +275,7 @@ impl Products {
 
     #[inline]
     #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-    fn reduce(mut self, sum: __m128i, highest: &(__m128i, __m128i)) -> __m128i {
-        self.add(sum, highest);
+    fn reduce(self) -> __m128i {
         let middle = _mm_xor_si128(self.middle, _mm_xor_si128(self.low, self.high));
         reduce(self.low, middle, self.high)
     }

@@ -59,13 +59,13 @@ macro_rules! walk {
             // AES of each group runs while the multiplier is busy with the group before it.
             let mut before: &[Block; GROUP] = group;
             for group in others {
-                let mut products = Products::new();
+                let mut products = Products::new(sum);
                 let stream = encrypt(keys.cipher, counters.take(), |round| {
                     if round < DEEP {
                         products.add(keys.hash, before, round);
                     }
                 });
-                sum = products.reduce(keys.hash, sum);
+                sum = products.reduce();
                 add(group, stream);
                 before = group;
             }
@@ -145,29 +145,30 @@ macro_rules! walk {
         #[inline]
         #[target_feature(enable = $features)]
         fn absorb_group(key: &HashKey, sum: __m128i, group: &[Block; GROUP]) -> __m128i {
-            let mut products = Products::new();
+            let mut products = Products::new(sum);
             for at in 0..DEEP {
                 products.add(key, group, at);
             }
-            products.reduce(key, sum)
+            products.reduce()
         }
 
-        /// POLYVAL of a group, lane by lane. The sum so far joins when the lanes are added up: its product, in 128 bits, is
-        /// all that waits for the reduction before.
+        /// POLYVAL of a group, lane by lane; the sum so far goes with the first block.
         struct Products {
             low: Vector,
             middle: Vector,
             high: Vector,
+            carry: Vector,
         }
 
         impl Products {
             #[inline]
             #[target_feature(enable = $features)]
-            fn new() -> Self {
+            fn new(sum: __m128i) -> Self {
                 Self {
                     low: zero(),
                     middle: zero(),
                     high: zero(),
+                    carry: widen(sum),
                 }
             }
 
@@ -179,7 +180,8 @@ macro_rules! walk {
                 let (Some(blocks), Some(power)) = (group.as_chunks().0.get(at), powers.get(at)) else {
                     return;
                 };
-                let (x, power) = (load(blocks), load_powers(power));
+                let (x, power) = (xor(load(blocks), self.carry), load_powers(power));
+                self.carry = zero();
                 self.low = xor(self.low, clmul::<0x00>(x, power));
                 self.high = xor(self.high, clmul::<0x11>(x, power));
                 self.middle = xor3(
@@ -191,19 +193,8 @@ macro_rules! walk {
 
             #[inline]
             #[target_feature(enable = $features)]
-            fn reduce(self, key: &HashKey, sum: __m128i) -> __m128i {
-                let [low, high] = key.powers()[POWERS - GROUP];
-                let power = _mm_set_epi64x(high as i64, low as i64);
-                let add = |lanes, product| _mm_xor_si128(gather(lanes), product);
-                let middle = _mm_xor_si128(
-                    _mm_clmulepi64_si128::<0x01>(sum, power),
-                    _mm_clmulepi64_si128::<0x10>(sum, power),
-                );
-                ni::reduce(
-                    add(self.low, _mm_clmulepi64_si128::<0x00>(sum, power)),
-                    add(self.middle, middle),
-                    add(self.high, _mm_clmulepi64_si128::<0x11>(sum, power)),
-                )
+            fn reduce(self) -> __m128i {
+                ni::reduce(gather(self.low), gather(self.middle), gather(self.high))
             }
         }
     };
