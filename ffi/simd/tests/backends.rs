@@ -16,7 +16,7 @@ use vmcrypt_simd::ni::AesNi;
 use vmcrypt_simd::*;
 
 /// The tests of one backend. A machine without AES-NI cannot run any of them, and passing there would mean nothing; the
-/// wider ones are ignored, and said to be, where the CPU has not got them.
+/// wider ones do nothing but say so where the CPU has not got them.
 macro_rules! tests {
     ($name:ident, $backend:ident, $encrypt:ident, $decrypt:ident) => {
         mod $name {
