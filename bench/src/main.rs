@@ -7,8 +7,8 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use vmcrypt_ffi::host::{VMC_BACKEND_AESNI, VMC_BACKEND_PORTABLE};
-use vmcrypt_simd::ni::AesNi;
+use vmcrypt_ffi::host::{VMC_BACKEND_AESNI, VMC_BACKEND_AVX2, VMC_BACKEND_AVX512, VMC_BACKEND_PORTABLE};
+use vmcrypt_simd::{avx2::Avx2, avx512::Avx512, ni::AesNi};
 
 use crate::{
     measures::{Size, World},
@@ -48,6 +48,12 @@ fn run(size: Size, rounds: usize) -> Result<Report> {
     measures::check(VMC_BACKEND_PORTABLE, |_| ()).context("portable backend")?;
     if AesNi::detect().is_some() {
         measures::check(VMC_BACKEND_AESNI, |_| ()).context("AES-NI backend")?;
+    }
+    if Avx2::detect().is_some() {
+        measures::check(VMC_BACKEND_AVX2, |_| ()).context("backend of 256 bits")?;
+    }
+    if Avx512::detect().is_some() {
+        measures::check(VMC_BACKEND_AVX512, |_| ()).context("backend of 512 bits")?;
     }
     let list = measures::all();
     let mut world = World::new(size)?;

@@ -5,8 +5,11 @@ use std::{hint::black_box, time::Duration};
 use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use vmcrypt_core::{State, ids::SessionId};
-use vmcrypt_ffi::host::{VMC_BACKEND_AESNI as NI, VMC_BACKEND_PORTABLE as PORTABLE};
-use vmcrypt_simd::ni::AesNi;
+use vmcrypt_ffi::host::{
+    VMC_BACKEND_AESNI as NI, VMC_BACKEND_AVX2 as AVX2, VMC_BACKEND_AVX512 as AVX512,
+    VMC_BACKEND_PORTABLE as PORTABLE,
+};
+use vmcrypt_simd::{avx2::Avx2, avx512::Avx512, ni::AesNi};
 
 use crate::{
     guest::{Cpu, Guest, PRIVATE, View, boot, host_denies},
@@ -88,8 +91,9 @@ pub fn all() -> Vec<Measure> {
     use Unit::{Event, Page, Record};
 
     let ni = AesNi::detect().is_some();
+    let (avx2, avx512) = (Avx2::detect().is_some(), Avx512::detect().is_some());
     type Row = (bool, Unit, &'static str, fn(&mut World) -> Result<f64>);
-    let list: [Row; 31] = [
+    let list: [Row; 35] = [
         (true, Page(Hot), "copy a page, hot", |w| w.copy(Hot)),
         (true, Page(Cold), "copy a page", |w| w.copy(Cold)),
         (ni, Page(Cold), "map a table, entries in a row", |w| w.map_table(Ascending)),
@@ -99,6 +103,10 @@ pub fn all() -> Vec<Measure> {
         (ni, Page(Cold), "map a private page, registers saved by the batch", World::map_batch),
         (ni, Page(Hot), "encrypt alone, hot", |w| w.encrypt(NI, Hot)),
         (ni, Page(Cold), "encrypt alone", |w| w.encrypt(NI, Cold)),
+        (avx2, Page(Hot), "encrypt alone, 256 bits, hot", |w| w.encrypt(AVX2, Hot)),
+        (avx2, Page(Cold), "encrypt alone, 256 bits", |w| w.encrypt(AVX2, Cold)),
+        (avx512, Page(Hot), "encrypt alone, 512 bits, hot", |w| w.encrypt(AVX512, Hot)),
+        (avx512, Page(Cold), "encrypt alone, 512 bits", |w| w.encrypt(AVX512, Cold)),
         (ni, Page(Hot), "restore a page, hot", |w| w.restore(NI, Hot)),
         (ni, Page(Cold), "restore a page", |w| w.restore(NI, Cold)),
         (ni, Event, "map and unmap one page of a running guest", World::map_running),

@@ -41,6 +41,10 @@ const _: () = assert!(
 pub const VMC_BACKEND_PORTABLE: u32 = 0;
 /// Page cipher with AES-NI and PCLMULQDQ.
 pub const VMC_BACKEND_AESNI: u32 = 1;
+/// Page cipher with VAES and VPCLMULQDQ on 256 bits; not in Xen yet.
+pub const VMC_BACKEND_AVX2: u32 = 2;
+/// Page cipher with VAES and VPCLMULQDQ on 512 bits; not in Xen yet.
+pub const VMC_BACKEND_AVX512: u32 = 3;
 
 /// The keys of this boot.
 struct HostKeys {

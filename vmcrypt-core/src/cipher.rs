@@ -90,7 +90,7 @@ pub struct PageKey {
     mask: Block,
 }
 
-const_assert_eq!(size_of::<PageKey>(), 2 * 480 + 256 + 16);
+const_assert_eq!(size_of::<PageKey>(), 2 * 480 + 512 + 16);
 const_assert_eq!(align_of::<PageKey>(), 8);
 const_assert_eq!(size_of::<Tweak>(), 32);
 
@@ -103,6 +103,11 @@ impl PageKey {
             hash: HashKey::empty(),
             mask: [0; 16],
         }
+    }
+
+    /// Key of HCTR2's block cipher.
+    pub const fn cipher(&self) -> &AesKey {
+        &self.cipher
     }
 
     /// Expands the cipher's key (first half) and the tag's (second half) in place.
@@ -154,8 +159,9 @@ pub trait Backend {
     /// Absorbs `blocks` into the POLYVAL state `acc`.
     fn hash(&self, key: &HashKey, acc: &mut Block, blocks: &[Block]);
 
-    /// Adds the XCTR key stream of `keys` to `blocks` and absorbs the result into `acc`: one walk over memory
-    /// for two passes of HCTR2, whichever its direction.
+    /// Adds the XCTR key stream of `keys` to all of `blocks` but the first, and absorbs all of them into `acc`: one walk
+    /// over memory for two passes of HCTR2, whichever its direction. Block `i` takes the stream's block `i`, so that
+    /// whoever works on several blocks at once finds them, and their counters, aligned.
     fn xctr_then_hash(&self, keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [Block]);
 }
 
@@ -186,9 +192,13 @@ impl Backend for Portable {
     }
 
     fn xctr_then_hash(&self, keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [Block]) {
+        let Some((first, rest)) = blocks.split_first_mut() else {
+            return;
+        };
+        keys.hash.hash(acc, &[*first]);
         let start = u128::from_le_bytes(*start);
         let mut count = 0u128;
-        for four in blocks.chunks_mut(4) {
+        for four in rest.chunks_mut(4) {
             let mut stream = [1, 2, 3, 4].map(|i| (start ^ (count + i)).to_le_bytes());
             keys.cipher.encrypt4(&mut stream);
             for (block, stream) in four.iter_mut().zip(&stream) {
@@ -218,11 +228,8 @@ fn crypt_page<B: Backend, const ENCRYPT: bool>(
     page: &mut Page,
 ) -> PageTag {
     let [t0, t1] = tweak.to_blocks();
-    let prefix = prefix(backend, key, 32, true, &[t0, t1]);
-    match page.as_chunks_mut().0 {
-        [head, tail @ ..] => crypt::<B, ENCRYPT>(backend, key, &prefix, head, tail, &mut []),
-        [] => PageTag::default(),
-    }
+    let prefix = prefix(backend, key, true, 32, &[t0], &t1);
+    crypt::<B, ENCRYPT>(backend, key, &prefix, page.as_chunks_mut().0, &mut [])
 }
 
 /// A message shorter than one block has no place in HCTR2.
@@ -257,74 +264,100 @@ fn crypt_any<B: Backend, const ENCRYPT: bool>(
     message: &mut [u8],
 ) -> Result<PageTag, TooShort> {
     let (blocks, rest) = message.as_chunks_mut();
-    let [head, tail @ ..] = blocks else {
+    if blocks.is_empty() {
         return Err(TooShort);
-    };
-    let (whole, last) = tweak.as_chunks();
-    let mut prefix = prefix(backend, key, tweak.len(), rest.is_empty(), whole);
-    if !last.is_empty() {
-        backend.hash(&key.hash, &mut prefix, &[padded(last, 0)]);
     }
-    Ok(crypt::<B, ENCRYPT>(backend, key, &prefix, head, tail, rest))
+    // The last block of what is common to both hashes, and those before it.
+    let (whole, part) = tweak.as_chunks();
+    let padded = padded(part, 0);
+    let (before, last) = match whole {
+        [before @ .., last] if part.is_empty() => (before, last),
+        _ => (whole, &padded),
+    };
+    let whole_blocks = rest.is_empty();
+    let prefix = if tweak.is_empty() {
+        length_block(0, whole_blocks)
+    } else {
+        prefix(backend, key, whole_blocks, tweak.len(), before, last)
+    };
+    Ok(crypt::<B, ENCRYPT>(backend, key, &prefix, blocks, rest))
 }
 
-/// POLYVAL's state after what both of HCTR2's hashes have in common: the length block and the tweak.
+/// Codes the length of the tweak, and whether the message is of whole blocks.
+fn length_block(tweak_len: usize, whole_blocks: bool) -> Block {
+    (2 * 8 * tweak_len as u128 + if whole_blocks { 2 } else { 3 }).to_le_bytes()
+}
+
+/// What HCTR2's two hashes have in common, the length block and the tweak, as one block: hashing it hashes all of them.
 fn prefix<B: Backend>(
     backend: &B,
     key: &PageKey,
-    tweak_len: usize,
     whole_blocks: bool,
-    tweak: &[Block],
+    tweak_len: usize,
+    before: &[Block],
+    last: &Block,
 ) -> Block {
     let mut acc = [0; 16];
-    let length = 2 * 8 * tweak_len as u128 + if whole_blocks { 2 } else { 3 };
-    backend.hash(&key.hash, &mut acc, &[length.to_le_bytes()]);
-    backend.hash(&key.hash, &mut acc, tweak);
+    let length = length_block(tweak_len, whole_blocks);
+    match before {
+        // A page's: one call for both.
+        [one] => backend.hash(&key.hash, &mut acc, &[length, *one]),
+        _ => {
+            backend.hash(&key.hash, &mut acc, &[length]);
+            backend.hash(&key.hash, &mut acc, before);
+        }
+    }
+    xor(&mut acc, last);
     acc
 }
 
-/// HCTR2 of `head || tail || rest`, `rest` being shorter than a block. Both directions are the same walk:
-/// hash what comes in, pass the first block through AES, stream over the bulk, hash what goes out.
+/// HCTR2 of `blocks || rest`, `rest` being shorter than a block. Both directions are the same walk: hash what comes
+/// in, pass the first block through AES, stream over the bulk, hash what goes out. Meanwhile the common prefix of both
+/// hashes stands in the place of the first block.
 fn crypt<B: Backend, const ENCRYPT: bool>(
     backend: &B,
     key: &PageKey,
     prefix: &Block,
-    head: &mut Block,
-    tail: &mut [Block],
+    blocks: &mut [Block],
     rest: &mut [u8],
 ) -> PageTag {
-    let keys = Keys {
-        cipher: &key.cipher,
-        hash: &key.hash,
+    let Some(slot) = blocks.first_mut() else {
+        return PageTag::default();
     };
-
-    let mut into = *prefix;
-    backend.hash(&key.hash, &mut into, tail);
+    let head = core::mem::replace(slot, *prefix);
+    let mut into = [0; 16];
+    backend.hash(&key.hash, &mut into, blocks);
     hash_rest(backend, key, &mut into, rest);
-    xor(&mut into, head);
+    xor(&mut into, &head);
     let mut out = into;
     if ENCRYPT {
         backend.encrypt_block(&key.cipher, &mut out);
     } else {
         backend.decrypt_block(&key.cipher, &mut out);
     }
+    // HCTR2's MM is the first plaintext block plus the hash of tweak and bulk, so it covers all of them.
+    let mut tag = if ENCRYPT { into } else { out };
+    backend.encrypt_block(&key.tag, &mut tag);
 
     let mut start = key.mask;
     xor(&mut start, &into);
     xor(&mut start, &out);
-    *head = *prefix;
-    backend.xctr_then_hash(keys, &start, head, tail);
+    let keys = Keys {
+        cipher: &key.cipher,
+        hash: &key.hash,
+    };
+    let mut acc = [0; 16];
+    backend.xctr_then_hash(keys, &start, &mut acc, blocks);
     if !rest.is_empty() {
-        xor(&mut start, &(tail.len() as u128 + 1).to_le_bytes());
+        xor(&mut start, &(blocks.len() as u128).to_le_bytes());
         backend.encrypt_block(&key.cipher, &mut start);
         xor(rest, &start);
-        hash_rest(backend, key, head, rest);
+        hash_rest(backend, key, &mut acc, rest);
     }
-    xor(head, &out);
-
-    // HCTR2's MM is the first plaintext block plus the hash of tweak and bulk, so it covers all of them.
-    let mut tag = if ENCRYPT { into } else { out };
-    backend.encrypt_block(&key.tag, &mut tag);
+    xor(&mut acc, &out);
+    if let Some(slot) = blocks.first_mut() {
+        *slot = acc;
+    }
     PageTag(tag)
 }
 

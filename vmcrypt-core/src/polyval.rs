@@ -7,10 +7,10 @@ use crate::aes::Block;
 use zeroize::Zeroize;
 
 /// Powers of the hash key kept ready, for backends that hash several blocks between reductions.
-pub const POWERS: usize = 16;
+pub const POWERS: usize = 32;
 
-/// A POLYVAL key: the powers h^1 to h^[`POWERS`] under POLYVAL's own product. Filled in place,
-/// wiped on drop.
+/// A POLYVAL key: the powers h^[`POWERS`] to h^1 under POLYVAL's own product, in the order in which blocks meet them:
+/// a register of any width loads the powers for as many neighbouring blocks. Filled in place, wiped on drop.
 #[repr(C)]
 pub struct HashKey {
     powers: [[u64; 2]; POWERS],
@@ -28,20 +28,20 @@ impl HashKey {
     pub fn set(&mut self, h: &Block) {
         let h = halves(u128::from_le_bytes(*h));
         let mut power = h;
-        for slot in &mut self.powers {
+        for slot in self.powers.iter_mut().rev() {
             *slot = power;
             power = dot(power, h);
         }
     }
 
-    /// `h^1` first; each as two little-endian words, the low one first.
+    /// `h^1` last; each as two little-endian words, the low one first.
     pub const fn powers(&self) -> &[[u64; 2]; POWERS] {
         &self.powers
     }
 
     /// Absorbs whole blocks into `acc`.
     pub fn hash(&self, acc: &mut Block, blocks: &[Block]) {
-        let [h, ..] = self.powers;
+        let [.., h] = self.powers;
         let mut sum = u128::from_le_bytes(*acc);
         for block in blocks {
             let [low, high] = dot(halves(sum ^ u128::from_le_bytes(*block)), h);
@@ -158,7 +158,7 @@ mod tests {
         let mut acc = [0; 16];
         key.hash(&mut acc, &blocks);
         let mut sum = [0, 0];
-        for (block, power) in blocks.iter().zip(key.powers.iter().rev()) {
+        for (block, power) in blocks.iter().zip(&key.powers) {
             let [a, b] = dot(halves(u128::from_le_bytes(*block)), *power);
             sum = [sum[0] ^ a, sum[1] ^ b];
         }

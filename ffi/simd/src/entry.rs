@@ -1,8 +1,10 @@
 //! What the soft-float half and Xen call.
 
 use crate::ni::AesNi;
+#[cfg(not(vmc_bare))]
+use crate::{avx2::Avx2, avx512::Avx512};
 use core::arch::naked_asm;
-use vmcrypt_core::cipher::{Page, PageKey, PageTag, Tweak, decrypt_page, encrypt_page};
+use vmcrypt_core::cipher::{Backend, Page, PageKey, PageTag, Tweak, decrypt_page, encrypt_page};
 
 /// The way back from a naked function, which the compiler does not harden: through Xen's return thunk if the rest
 /// of the code returns that way.
@@ -19,84 +21,129 @@ macro_rules! ret {
     };
 }
 
-/// Defines an exported function that realigns the stack and calls `$body`: Xen keeps rsp aligned to 8 bytes, compiled
-/// code relies on 16 and spills vector registers accordingly. Arguments stay in their registers.
-macro_rules! entry {
-    ($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) => $body:path) => {
-        $(#[$doc])*
+/// Defines the two exported functions of a backend, and the function that clears the registers it uses. The first two
+/// realign the stack and call what is compiled: Xen keeps rsp aligned to 8 bytes, compiled code relies on 16 and spills
+/// vector registers accordingly. Arguments stay in their registers.
+macro_rules! entries {
+    ($backend:ident $asks:literal: $encrypt:ident $decrypt:ident $wipe:ident { $($clear:literal)* }) => {
+        /// Encrypts a page in place and stores the tag of its plaintext.
+        ///
+        /// # Safety
+        ///
+        #[doc = concat!("See the crate: FPU held, CPU capable (", $asks, ").")]
+        /// All pointers valid, `page` and `tag` exclusive.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name($($arg: $type),*) {
-            naked_asm!("push rbp", "mov rbp, rsp", "and rsp, -64", "call {body}", "leave", ret!(), body = sym $body)
+        pub unsafe extern "C" fn $encrypt(
+            key: *const PageKey,
+            tweak: *const Tweak,
+            page: *mut Page,
+            tag: *mut PageTag,
+        ) {
+            naked_asm!(
+                "push rbp", "mov rbp, rsp", "and rsp, -64", "call {body}", "leave", ret!(),
+                body = sym body::<$backend, true>
+            )
+        }
+
+        /// Decrypts a page in place and stores the tag of its plaintext.
+        ///
+        /// # Safety
+        ///
+        #[doc = concat!("As for [`", stringify!($encrypt), "`].")]
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $decrypt(
+            key: *const PageKey,
+            tweak: *const Tweak,
+            page: *mut Page,
+            tag: *mut PageTag,
+        ) {
+            naked_asm!(
+                "push rbp", "mov rbp, rsp", "and rsp, -64", "call {body}", "leave", ret!(),
+                body = sym body::<$backend, false>
+            )
+        }
+
+        #[doc = concat!("Clears all that [`", stringify!($encrypt), "`] leaves in vector registers.")]
+        ///
+        /// # Safety
+        ///
+        /// The FPU is held, and the CPU is capable.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $wipe() {
+            naked_asm!($($clear,)* ret!())
         }
     };
 }
 
-entry! {
-    /// Encrypts a page in place with AES-NI and PCLMULQDQ, and stores the tag of its plaintext.
-    ///
+entries! {
+    AesNi "AES, PCLMULQDQ, SSE4.1": vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt vmc_simd_aesni_wipe {
+        "pxor xmm0, xmm0" "pxor xmm1, xmm1" "pxor xmm2, xmm2" "pxor xmm3, xmm3"
+        "pxor xmm4, xmm4" "pxor xmm5, xmm5" "pxor xmm6, xmm6" "pxor xmm7, xmm7"
+        "pxor xmm8, xmm8" "pxor xmm9, xmm9" "pxor xmm10, xmm10" "pxor xmm11, xmm11"
+        "pxor xmm12, xmm12" "pxor xmm13, xmm13" "pxor xmm14, xmm14" "pxor xmm15, xmm15"
+    }
+}
+
+#[cfg(not(vmc_bare))]
+entries! {
+    Avx2 "AVX2, VAES, VPCLMULQDQ; XCR0 admits ymm": vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt vmc_simd_avx2_wipe {
+        "vzeroall"
+    }
+}
+
+#[cfg(not(vmc_bare))]
+entries! {
+    Avx512 "AVX-512 F and VL, VAES, VPCLMULQDQ; XCR0 admits zmm":
+    vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt vmc_simd_avx512_wipe {
+        "vzeroall"
+        "vpxord zmm16, zmm16, zmm16" "vpxord zmm17, zmm17, zmm17" "vpxord zmm18, zmm18, zmm18"
+        "vpxord zmm19, zmm19, zmm19" "vpxord zmm20, zmm20, zmm20" "vpxord zmm21, zmm21, zmm21"
+        "vpxord zmm22, zmm22, zmm22" "vpxord zmm23, zmm23, zmm23" "vpxord zmm24, zmm24, zmm24"
+        "vpxord zmm25, zmm25, zmm25" "vpxord zmm26, zmm26, zmm26" "vpxord zmm27, zmm27, zmm27"
+        "vpxord zmm28, zmm28, zmm28" "vpxord zmm29, zmm29, zmm29" "vpxord zmm30, zmm30, zmm30"
+        "vpxord zmm31, zmm31, zmm31"
+    }
+}
+
+/// A backend that its caller vouches for.
+trait Vouched: Backend {
     /// # Safety
     ///
-    /// See the crate: FPU held, CPU capable (AES, PCLMULQDQ, SSE4.1). All pointers valid, `page` and `tag` exclusive.
-    vmc_simd_page_encrypt(key: *const PageKey, tweak: *const Tweak, page: *mut Page, tag: *mut PageTag)
-        => ni_page_encrypt
+    /// The CPU has the instructions, and they may be executed now.
+    unsafe fn vouched() -> Self;
 }
 
-entry! {
-    /// Decrypts a page in place with AES-NI and PCLMULQDQ, and stores the tag of its plaintext.
-    ///
-    /// # Safety
-    ///
-    /// As for [`vmc_simd_page_encrypt`].
-    vmc_simd_page_decrypt(key: *const PageKey, tweak: *const Tweak, page: *mut Page, tag: *mut PageTag)
-        => ni_page_decrypt
+macro_rules! vouched {
+    ($($backend:ident)*) => { $(
+        impl Vouched for $backend {
+            unsafe fn vouched() -> Self {
+                // SAFETY: the caller vouches for the CPU.
+                unsafe { Self::new() }
+            }
+        }
+    )* };
 }
 
-/// Clears xmm0 to xmm15.
-///
-/// # Safety
-///
-/// The FPU is held.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_simd_wipe() {
-    naked_asm!(
-        "pxor xmm0, xmm0",
-        "pxor xmm1, xmm1",
-        "pxor xmm2, xmm2",
-        "pxor xmm3, xmm3",
-        "pxor xmm4, xmm4",
-        "pxor xmm5, xmm5",
-        "pxor xmm6, xmm6",
-        "pxor xmm7, xmm7",
-        "pxor xmm8, xmm8",
-        "pxor xmm9, xmm9",
-        "pxor xmm10, xmm10",
-        "pxor xmm11, xmm11",
-        "pxor xmm12, xmm12",
-        "pxor xmm13, xmm13",
-        "pxor xmm14, xmm14",
-        "pxor xmm15, xmm15",
-        ret!()
-    )
-}
+vouched! { AesNi }
+#[cfg(not(vmc_bare))]
+vouched! { Avx2 Avx512 }
 
-unsafe extern "C" fn ni_page_encrypt(
+unsafe extern "C" fn body<B: Vouched, const ENCRYPT: bool>(
     key: *const PageKey,
     tweak: *const Tweak,
     page: *mut Page,
     tag: *mut PageTag,
 ) {
     // SAFETY: the caller vouches for the CPU and for the pointers.
-    unsafe { *tag = encrypt_page(&AesNi::new(), &*key, &*tweak, &mut *page) }
-}
-
-unsafe extern "C" fn ni_page_decrypt(
-    key: *const PageKey,
-    tweak: *const Tweak,
-    page: *mut Page,
-    tag: *mut PageTag,
-) {
-    // SAFETY: the caller vouches for the CPU and for the pointers.
-    unsafe { *tag = decrypt_page(&AesNi::new(), &*key, &*tweak, &mut *page) }
+    unsafe {
+        let crypt = if ENCRYPT {
+            encrypt_page::<B>
+        } else {
+            decrypt_page::<B>
+        };
+        *tag = crypt(&B::vouched(), &*key, &*tweak, &mut *page);
+    }
 }

@@ -10,16 +10,37 @@
 //! - The FPU is held: state saved, CR0.TS clear, no context switch until it is given back.
 //! - The CPU has what the entry's backend asks for. Xen decides that from its own CPUID policy; nothing is
 //!   detected here, because run-time detection reads XCR0, which is the guest's.
-//! - [`vmc_simd_wipe`] is called before the registers are given back: they hold round keys and plaintext.
+//! - XCR0 admits the registers of that backend. It is the running guest's: Xen loads its own first.
+//! - The backend's `vmc_simd_*_wipe` is called, or all of its registers are overwritten, before they are given back:
+//!   they hold round keys and plaintext.
 //!
 //! # Backends
 //!
-//! One module each, implementing [`vmcrypt_core::cipher::Backend`]: [`ni`] so far. The AES-NI backend is
-//! encoded as legacy SSE throughout: VEX encodings fault unless the running guest has enabled AVX in XCR0.
+//! | module | instructions | registers | encodings |
+//! |---|---|---|---|
+//! | [`ni`] | AES-NI, PCLMULQDQ | xmm0 to xmm15 | legacy SSE: no bit of XCR0 matters |
+//! | [`avx2`] | VAES, VPCLMULQDQ on 256 bits | ymm0 to ymm15 | VEX |
+//! | [`avx512`] | VAES, VPCLMULQDQ on 512 bits | zmm0 to zmm31, no mask | EVEX and VEX |
+//!
+//! Xen gets the first alone so far: what loads XCR0 for the others is not written, and the link gate holds the vector
+//! part to legacy encodings until it is.
+//!
+//! Each implements [`vmcrypt_core::cipher::Backend`]. Wide encodings are in the functions of their module alone;
+//! a function that uses wide registers clears their upper parts before it returns, so
+//! that the legacy code around it runs at full speed.
 
 #![no_std]
 
+#[cfg(not(vmc_bare))]
+extern crate std;
+
+#[cfg(not(vmc_bare))]
+pub mod avx2;
+#[cfg(not(vmc_bare))]
+pub mod avx512;
 pub mod ni;
+#[cfg(not(vmc_bare))]
+mod wide;
 
 #[allow(
     unsafe_code,
@@ -27,7 +48,11 @@ pub mod ni;
 )]
 mod entry;
 
-pub use entry::{vmc_simd_page_decrypt, vmc_simd_page_encrypt, vmc_simd_wipe};
+pub use entry::{vmc_simd_aesni_decrypt, vmc_simd_aesni_encrypt, vmc_simd_aesni_wipe};
+#[cfg(not(vmc_bare))]
+pub use entry::{vmc_simd_avx2_decrypt, vmc_simd_avx2_encrypt, vmc_simd_avx2_wipe};
+#[cfg(not(vmc_bare))]
+pub use entry::{vmc_simd_avx512_decrypt, vmc_simd_avx512_encrypt, vmc_simd_avx512_wipe};
 
 #[cfg(vmc_bare)]
 #[allow(unsafe_code, reason = "ud2 has no safe form")]

@@ -8,10 +8,10 @@
 use core::arch::x86_64::*;
 use vmcrypt_core::aes::{AesKey, Block};
 use vmcrypt_core::cipher::{Backend, Keys};
-use vmcrypt_core::polyval::HashKey;
+use vmcrypt_core::polyval::{HashKey, POWERS};
 
 /// Blocks in flight: enough to cover the latency of AESENC, few enough for sixteen registers.
-const WIDE: usize = 8;
+pub(crate) const WIDE: usize = 8;
 
 /// Proof that the CPU has AES-NI, PCLMULQDQ and SSE4.1.
 #[derive(Debug, Clone, Copy)]
@@ -60,13 +60,13 @@ impl Backend for AesNi {
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-fn encrypt_block(key: &AesKey, block: &mut Block) {
+pub(crate) fn encrypt_block(key: &AesKey, block: &mut Block) {
     let [out] = encrypt(key, [load(block)], |_| ());
     store(block, out);
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-fn decrypt_block(key: &AesKey, block: &mut Block) {
+pub(crate) fn decrypt_block(key: &AesKey, block: &mut Block) {
     // The equivalent inverse cipher of FIPS 197, section 5.3.5. One block a page does not pay for inverse
     // round keys of its own.
     let [first, middle @ .., last] = key.round_keys();
@@ -79,58 +79,98 @@ fn decrypt_block(key: &AesKey, block: &mut Block) {
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
 fn hash(key: &HashKey, acc: &mut Block, blocks: &[Block]) {
-    let powers = Powers::new(key);
-    let mut sum = load(acc);
     let (wide, rest) = blocks.as_chunks::<WIDE>();
-    for eight in wide {
-        let mut products = Products::new(sum);
-        for (block, power) in eight.iter().zip(&powers.0) {
-            products.add(load(block), power);
+    let mut sum = load(acc);
+    if !wide.is_empty() {
+        let powers = Powers::new(key);
+        for eight in wide {
+            let mut products = Products::new(sum);
+            for (block, power) in eight.iter().zip(&powers.0) {
+                products.add(load(block), power);
+            }
+            sum = products.reduce();
         }
-        sum = products.reduce();
     }
-    store(acc, powers.absorb(sum, rest));
+    store(acc, absorb(key, sum, rest));
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
 fn xctr_then_hash(keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [Block]) {
-    let powers = Powers::new(keys.hash);
-    let start = load(start);
-    let mut count = _mm_setzero_si128();
-    let mut counters = || {
-        [(); WIDE].map(|()| {
-            count = _mm_add_epi64(count, _mm_set_epi64x(0, 1));
-            _mm_xor_si128(start, count)
-        })
-    };
+    let mut counters = Counters::new(start);
     let (wide, rest) = blocks.as_chunks_mut::<WIDE>();
-
-    // AES of each eight blocks runs while the multiplier is busy with the eight before them.
     let mut sum = load(acc);
-    let mut before: &[Block] = &[];
-    for eight in wide {
-        let mut products = Products::new(sum);
-        let mut hashed = before.iter().zip(&powers.0);
-        let stream = encrypt(keys.cipher, counters(), |_| {
-            if let Some((block, power)) = hashed.next() {
-                products.add(load(block), power);
-            }
-        });
-        if !before.is_empty() {
+    if let Some((eight, others)) = wide.split_first_mut() {
+        let powers = Powers::new(keys.hash);
+        first(eight, || encrypt(keys.cipher, counters.take(), |_| ()));
+        // AES of each eight blocks runs while the multiplier is busy with the eight before them.
+        let mut before: &[Block; WIDE] = eight;
+        for eight in others {
+            let mut products = Products::new(sum);
+            let mut hashed = before.iter().zip(&powers.0);
+            let stream = encrypt(keys.cipher, counters.take::<WIDE>(), |_| {
+                if let Some((block, power)) = hashed.next() {
+                    products.add(load(block), power);
+                }
+            });
             sum = products.reduce();
+            add(eight, &stream);
+            before = eight;
         }
-        add(eight, &stream);
-        before = eight;
+        let mut products = Products::new(sum);
+        for (block, power) in before.iter().zip(&powers.0) {
+            products.add(load(block), power);
+        }
+        sum = products.reduce();
+        if !rest.is_empty() {
+            add(rest, &encrypt(keys.cipher, counters.take::<WIDE>(), |_| ()));
+        }
+    } else {
+        first(rest, || encrypt(keys.cipher, counters.take(), |_| ()));
     }
-    add(rest, &encrypt(keys.cipher, counters(), |_| ()));
-    sum = powers.absorb(sum, before);
-    store(acc, powers.absorb(sum, rest));
+    store(acc, absorb(keys.hash, sum, rest));
+}
+
+/// Adds the key stream to the first [`WIDE`] blocks or fewer of a message, but not to its very first.
+#[target_feature(enable = "sse2")]
+pub(crate) fn first(blocks: &mut [Block], stream: impl FnOnce() -> [__m128i; WIDE]) {
+    let mut stream = stream();
+    let [none, ..] = &mut stream;
+    *none = _mm_setzero_si128();
+    add(blocks, &stream);
+}
+
+/// XCTR's counter blocks.
+pub(crate) struct Counters {
+    start: __m128i,
+    next: __m128i,
+}
+
+impl Counters {
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    pub(crate) fn new(start: &Block) -> Self {
+        Self {
+            start: load(start),
+            next: _mm_setzero_si128(),
+        }
+    }
+
+    /// The next ones.
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    pub(crate) fn take<const N: usize>(&mut self) -> [__m128i; N] {
+        [(); N].map(|()| {
+            let block = _mm_xor_si128(self.start, self.next);
+            self.next = _mm_add_epi64(self.next, _mm_set_epi64x(0, 1));
+            block
+        })
+    }
 }
 
 /// AES-256 of `N` blocks side by side, with other work to do in each of the thirteen middle rounds.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-fn encrypt<const N: usize>(
+pub(crate) fn encrypt<const N: usize>(
     key: &AesKey,
     mut x: [__m128i; N],
     mut meanwhile: impl FnMut(usize),
@@ -157,14 +197,14 @@ fn encrypt<const N: usize>(
 /// Adds key stream to blocks.
 #[inline]
 #[target_feature(enable = "sse2")]
-fn add(blocks: &mut [Block], stream: &[__m128i]) {
+pub(crate) fn add(blocks: &mut [Block], stream: &[__m128i]) {
     for (block, stream) in blocks.iter_mut().zip(stream) {
         let sum = _mm_xor_si128(*stream, load(block));
         store(block, sum);
     }
 }
 
-/// Powers of the hash key, the highest first, each with the sum of its halves for Karatsuba's middle product.
+/// The last powers of the hash key, each with the sum of its halves for Karatsuba's middle product.
 struct Powers([(__m128i, __m128i); WIDE]);
 
 impl Powers {
@@ -172,31 +212,36 @@ impl Powers {
     #[target_feature(enable = "sse2")]
     fn new(key: &HashKey) -> Self {
         let mut powers = [(_mm_setzero_si128(), _mm_setzero_si128()); WIDE];
-        for (slot, [low, high]) in powers.iter_mut().rev().zip(key.powers()) {
-            let power = _mm_set_epi64x(*high as i64, *low as i64);
-            *slot = (power, fold(power));
+        for (slot, power) in powers.iter_mut().zip(&key.powers()[POWERS - WIDE..]) {
+            *slot = folded(power);
         }
         Self(powers)
     }
-
-    /// Absorbs at most [`WIDE`] blocks.
-    #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
-    fn absorb(&self, sum: __m128i, blocks: &[Block]) -> __m128i {
-        if blocks.is_empty() {
-            return sum;
-        }
-        let mut products = Products::new(sum);
-        for (block, power) in blocks
-            .iter()
-            .zip(self.0.iter().skip(WIDE - blocks.len().min(WIDE)))
-        {
-            products.add(load(block), power);
-        }
-        products.reduce()
-    }
 }
 
-/// POLYVAL with one reduction for up to [`WIDE`] blocks: block `i` of `n` is multiplied by `h^(n-i)`, and the sum so
+/// Absorbs at most [`POWERS`] blocks.
+#[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
+pub(crate) fn absorb(key: &HashKey, sum: __m128i, blocks: &[Block]) -> __m128i {
+    if blocks.is_empty() {
+        return sum;
+    }
+    let mut products = Products::new(sum);
+    let powers = key.powers().iter().skip(POWERS - blocks.len().min(POWERS));
+    for (block, power) in blocks.iter().zip(powers) {
+        products.add(load(block), &folded(power));
+    }
+    products.reduce()
+}
+
+/// A power and the sum of its halves.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn folded([low, high]: &[u64; 2]) -> (__m128i, __m128i) {
+    let power = _mm_set_epi64x(*high as i64, *low as i64);
+    (power, fold(power))
+}
+
+/// POLYVAL with one reduction for up to [`POWERS`] blocks: block `i` of `n` is multiplied by `h^(n-i)`, and the sum so
 /// far goes with the first block.
 struct Products {
     low: __m128i,
@@ -232,16 +277,23 @@ impl Products {
     #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
     fn reduce(self) -> __m128i {
         let middle = _mm_xor_si128(self.middle, _mm_xor_si128(self.low, self.high));
-        let mut low = _mm_xor_si128(self.low, _mm_slli_si128::<8>(middle));
-        let high = _mm_xor_si128(self.high, _mm_srli_si128::<8>(middle));
-        // Montgomery, as in the portable code: clear the low word with a multiple of the modulus, twice.
-        let modulus = _mm_set_epi64x(0, 0xc2 << 56);
-        for _ in 0..2 {
-            let product = _mm_clmulepi64_si128::<0x00>(low, modulus);
-            low = _mm_xor_si128(_mm_shuffle_epi32::<SWAP>(low), product);
-        }
-        _mm_xor_si128(high, low)
+        reduce(self.low, middle, self.high)
     }
+}
+
+/// The sum of products, `high` and `middle` being those of the upper halves and of unlike halves, as a field element.
+#[inline]
+#[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
+pub(crate) fn reduce(low: __m128i, middle: __m128i, high: __m128i) -> __m128i {
+    let mut low = _mm_xor_si128(low, _mm_slli_si128::<8>(middle));
+    let high = _mm_xor_si128(high, _mm_srli_si128::<8>(middle));
+    // Montgomery, as in the portable code: clear the low word with a multiple of the modulus, twice.
+    let modulus = _mm_set_epi64x(0, 0xc2 << 56);
+    for _ in 0..2 {
+        let product = _mm_clmulepi64_si128::<0x00>(low, modulus);
+        low = _mm_xor_si128(_mm_shuffle_epi32::<SWAP>(low), product);
+    }
+    _mm_xor_si128(high, low)
 }
 
 /// Selector that swaps the halves of a register.
@@ -256,14 +308,14 @@ fn fold(x: __m128i) -> __m128i {
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn load(block: &Block) -> __m128i {
+pub(crate) fn load(block: &Block) -> __m128i {
     // SAFETY: sixteen readable bytes, no alignment asked for.
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "sse2")]
-fn store(block: &mut Block, x: __m128i) {
+pub(crate) fn store(block: &mut Block, x: __m128i) {
     // SAFETY: sixteen writable bytes, no alignment asked for.
     unsafe { _mm_storeu_si128(block.as_mut_ptr().cast(), x) }
 }

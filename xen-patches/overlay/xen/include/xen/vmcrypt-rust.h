@@ -64,6 +64,16 @@
 #define VMC_BACKEND_AESNI 1
 
 /**
+ * Page cipher with VAES and VPCLMULQDQ on 256 bits; not in Xen yet.
+ */
+#define VMC_BACKEND_AVX2 2
+
+/**
+ * Page cipher with VAES and VPCLMULQDQ on 512 bits; not in Xen yet.
+ */
+#define VMC_BACKEND_AVX512 3
+
+/**
  * Guest data of no known class.
  */
 #define VMC_FRAME_ORDINARY 0
