@@ -67,7 +67,13 @@ pub const ATTACKS: &[Attack] = &[
         "mem-access",
         "16",
         "demand that somebody listens to its events",
-        |scene| ask(scene, SET_ACCESS_REQUIRED, &[1]),
+        |scene| {
+            after(control(scene.xen, scene.id(), SET_ACCESS_REQUIRED, &[1]), |_| {
+                Ok(Came::Nothing(
+                    "Xen notes it where it looks for HVM guests alone".to_owned(),
+                ))
+            })
+        },
     )
     .argued(HVM),
     Attack::new("broken-page", "16", "declare a page broken", |scene| {

@@ -173,15 +173,10 @@ fn map_into_third(scene: &Scene<'_>) -> Result<Came> {
         prey: &third,
     };
     let tables = crate::typed_frames(scene.xen, spy.id())?;
-    let mut room = None;
-    for (table, _) in tables.iter().filter(|(_, kind)| *kind == PageType::PageTable(1)) {
-        let page = spy
-            .read(*table)?
-            .context("a new guest's page table cannot be read")?;
-        let place = page.as_chunks::<8>().0.iter().position(|entry| *entry == [0; 8]);
-        room = room.or(place.map(|place| (*table, place)));
-    }
-    let (table, place) = room.context("the page tables are full")?;
+    // The last entry of a table; it may name a page of the third's, which has no need of it yet.
+    let mut tables = tables.iter().rev();
+    let table = tables.find(|(_, kind)| *kind == PageType::PageTable(1));
+    let (table, place) = (table.context("a new guest has no page table")?.0, 511);
     let at = (address(table) + 8 * place as u64) | update::PAGE_TABLE;
     let made = mmu_update(
         scene.xen,

@@ -19,13 +19,17 @@ pub const ATTACKS: &[Attack] = &[
         |scene| {
             let [data, _] = scene.data()?;
             let (place, _) = scene.entry_of(data)?;
-            after(reserve(scene.xen, DECREASE, scene.id(), data.frame.0, 1), |_| {
+            // Built before, or the page goes into what it is built of.
+            let heir = Prey::build(scene.xen)?;
+            let came = after(reserve(scene.xen, DECREASE, scene.id(), data.frame.0, 1), |_| {
                 // The guest's own entry was the last to hold it.
                 let own = foreign(scene.number(), Some(scene.number()));
                 after(mmu_update(scene.xen, own, place, 0), |()| {
-                    inherit(scene, data.frame)
+                    inherit(scene.xen, &heir, data.frame)
                 })
-            })
+            });
+            heir.destroy()?;
+            came
         },
     ),
     Attack::new(
@@ -112,20 +116,18 @@ fn drop_entry(scene: &Scene<'_>, data: Data) -> Result<()> {
 }
 
 /// Has another domain, which dom0 may do anything with, take memory until the frame is its own.
-fn inherit(scene: &Scene<'_>, frame: Frame) -> Result<Came> {
+fn inherit(xen: &Privcmd, heir: &Prey, frame: Frame) -> Result<Came> {
     const MOST: u64 = 4096;
-    let heir = Prey::build(scene.xen)?;
-    control(scene.xen, heir.domain.id, MAX_MEM, &[u64::from(u32::MAX)])?;
+    control(xen, heir.domain.id, MAX_MEM, &[u64::from(u32::MAX)])?;
     let mut came = Came::Nothing("the frame did not come up again".to_owned());
     for _ in 0..MOST {
-        let got = reserve(scene.xen, INCREASE, heir.domain.id, 0, 1)?;
+        let got = reserve(xen, INCREASE, heir.domain.id, 0, 1)?;
         if got.get::<u64>(0) == frame.0 {
-            let page = scene.xen.map_foreign(heir.domain.id, &[frame], false)?.page(0);
+            let page = xen.map_foreign(heir.domain.id, &[frame], false)?.page(0);
             came = secret_in(&page.context("the frame cannot be read")?, "the freed page")?;
             break;
         }
     }
-    heir.destroy()?;
     Ok(came)
 }
 
