@@ -274,7 +274,7 @@ impl<'a> Fuzzer<'a> {
                     _ => ("mmu_update of its frames", id),
                 };
                 let command = self.rng.u64(update::PAGE_TABLE..=update::NO_TRANSLATE + 1);
-                let target = address(self.frame()) + 8 * self.rng.u64(..512) | command;
+                let target = (address(self.frame()) + 8 * self.rng.u64(..512)) | command;
                 let value = self.entry();
                 self.fill(at, &[target, value]);
                 (what.to_owned(), MMU_UPDATE, vec![place, 1, 0, foreign])

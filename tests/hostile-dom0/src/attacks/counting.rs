@@ -177,7 +177,7 @@ fn map_into_third(scene: &Scene<'_>) -> Result<Came> {
     let mut tables = tables.iter().rev();
     let table = tables.find(|(_, kind)| *kind == PageType::PageTable(1));
     let (table, place) = (table.context("a new guest has no page table")?.0, 511);
-    let at = address(table) + 8 * place as u64 | update::PAGE_TABLE;
+    let at = (address(table) + 8 * place as u64) | update::PAGE_TABLE;
     let made = mmu_update(
         scene.xen,
         foreign(scene.number(), Some(spy.number())),
