@@ -66,6 +66,14 @@ pub const ON_DEMAND: &[&str] = &[
     "hostile-fuzz-full",
     "hostile-fuzz-full-debug",
     "timing",
+    // Not seen to pass yet.
+    "attacks-debug",
+    "canary-xl-life",
+    "hostile-fuzz",
+    "hostile-fuzz-debug",
+    "race-debug",
+    "xen-writes",
+    "xl-life",
     // Other ways into what `wipe-reboot` and `wipe-panic-reboots` go through.
     "wipe-power-off",
     "wipe-crash-halts",
