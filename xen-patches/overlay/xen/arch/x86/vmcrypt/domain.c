@@ -281,7 +281,7 @@ bool vmcrypt_page_freed(struct domain *d, const struct page_info *page)
         vm->start_info = INVALID_MFN;
         class = VMC_CLASS_START_INFO;
     }
-    else if ( mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store) )
+    else if ( vmcrypt_is_ring(vm, mfn) )
     {
         if ( mfn_eq(mfn, vm->console) )
             vm->console = INVALID_MFN;

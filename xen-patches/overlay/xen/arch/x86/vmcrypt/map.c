@@ -104,7 +104,7 @@ static unsigned int frame_kind(struct vmcrypt_domain *vm,
     if ( is_special_page(page) )
         return VMC_FRAME_XEN;
 
-    if ( mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store) )
+    if ( vmcrypt_is_ring(vm, mfn) )
         return VMC_FRAME_RING;
 
     /* The noted class and what can be seen now must agree. */

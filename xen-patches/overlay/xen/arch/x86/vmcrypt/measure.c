@@ -218,7 +218,7 @@ static int measure_page(struct vmcrypt_domain *vm, unsigned long pfn)
     if ( !mfn_valid(mfn) )
         return unfit(vm, "a PFN below the number of pages has no page");
     /* Others may write to the rings at any time. */
-    if ( mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store) )
+    if ( vmcrypt_is_ring(vm, mfn) )
         return leaf ? unfit(vm, "a ring lies in the P2M") : 0;
 
     kind = vmcrypt_bound_kind(vm, mfn_to_page(mfn));

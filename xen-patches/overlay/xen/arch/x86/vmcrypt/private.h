@@ -119,6 +119,12 @@ static inline struct vmcrypt_domain *vmcrypt_of(const struct domain *d)
     return d ? d->arch.vmcrypt : NULL;
 }
 
+/* One of the two pages that dom0 may have mapped for good. */
+static inline bool vmcrypt_is_ring(const struct vmcrypt_domain *vm, mfn_t mfn)
+{
+    return mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store);
+}
+
 /* glue.c */
 extern bool vmcrypt_simd;
 void vmcrypt_vector_enter(void);

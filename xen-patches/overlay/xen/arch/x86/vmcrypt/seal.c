@@ -304,8 +304,7 @@ static bool grants_clean(const struct vmcrypt_domain *vm)
         for ( i = 0; clean && i < PAGE_SIZE / sizeof(*entry); i++ )
             clean = !entry[i].flags ||
                     ((entry[i].flags & GTF_type_mask) == GTF_permit_access &&
-                     (entry[i].frame == mfn_x(vm->console) ||
-                      entry[i].frame == mfn_x(vm->store)));
+                     vmcrypt_is_ring(vm, _mfn(entry[i].frame)));
         unmap_domain_page(entry);
         if ( !clean )
             break;
@@ -340,11 +339,6 @@ static int seal_grants(struct vmcrypt_domain *vm)
     return grants_clean(vm) ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 }
 
-static bool is_ring(const struct vmcrypt_domain *vm, mfn_t mfn)
-{
-    return mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store);
-}
-
 /*
  * From here on nobody can change any page, the rings excepted.
  *
@@ -361,7 +355,8 @@ static int seal_maps(struct vmcrypt_domain *vm)
         unsigned long pfn = vm->seal.cursor++;
         mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
 
-        if ( mfn_valid(mfn) && vmcrypt_foreign_maps(mfn) && !is_ring(vm, mfn) )
+        if ( mfn_valid(mfn) && vmcrypt_foreign_maps(mfn) &&
+             !vmcrypt_is_ring(vm, mfn) )
             return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 
         if ( !(pfn % SLICE) && hypercall_preempt_check() )
@@ -370,7 +365,7 @@ static int seal_maps(struct vmcrypt_domain *vm)
 
     while ( !gnttab_in_use(vm->d, vm->seal.cursor - vm->pfns, &granted) )
     {
-        if ( mfn_valid(granted) && !is_ring(vm, granted) )
+        if ( mfn_valid(granted) && !vmcrypt_is_ring(vm, granted) )
             return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 
         if ( !(vm->seal.cursor++ % SLICE) && hypercall_preempt_check() )
