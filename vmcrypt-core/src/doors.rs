@@ -46,8 +46,6 @@ pub struct Door {
     pub only: &'static str,
     /// Why.
     pub why: &'static str,
-    /// Attacks of `tests/hostile-dom0` that show it; empty if none does.
-    pub attack: &'static str,
 }
 
 /// What is done about an operation.

@@ -104,7 +104,7 @@ impl Attack {
 }
 
 /// All of them, in the order of the rows.
-fn all() -> impl Iterator<Item = &'static Attack> {
+pub fn all() -> impl Iterator<Item = &'static Attack> {
     [
         memory::ATTACKS,
         reservation::ATTACKS,

@@ -1,6 +1,7 @@
 //! What dom0 could prepare in a guest that it has built and not yet unpaused, to profit from later.
 
-use crate::{calls, errno, find, typed_frames};
+use crate::calls::{self, errno};
+use crate::frames::{find, typed_frames};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};

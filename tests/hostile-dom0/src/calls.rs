@@ -2,6 +2,7 @@
 //!
 //! Numbers and layouts here and in the attacks: `xen/include/public/` of Xen 4.20.
 
+use serde_json::{Value, json};
 use vmcrypt_tools::content::PAGE;
 use vmcrypt_tools::hypercall::{Buffer, Error, Privcmd};
 use vmcrypt_tools::xen::{DomId, Frame, HYPERVISOR_DOMCTL, HYPERVISOR_MEMORY_OP, HYPERVISOR_SYSCTL, domctl};
@@ -164,5 +165,31 @@ pub fn refused(what: &'static str, errno: i32) -> Error {
     Error::Refused {
         what,
         error: std::io::Error::from_raw_os_error(errno),
+    }
+}
+
+/// Stops a domain as if it had asked to be suspended.
+pub fn remote_suspend(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
+    const REMOTE_SHUTDOWN: u64 = 4;
+    const SUSPEND: u32 = 2;
+    let mut call = xen.buffer(8)?;
+    call.put(0, domain.0);
+    call.put(4, SUSPEND);
+    xen.call(
+        "a suspend by remote",
+        SCHED_OP,
+        &[REMOTE_SHUTDOWN, call.address()],
+    )
+    .map(drop)
+}
+
+/// A refusal is a result here, not a failure.
+pub fn errno(result: Result<(), Error>) -> anyhow::Result<Value> {
+    match result {
+        Ok(()) => Ok(json!({ "errno": 0 })),
+        Err(error) => match error.errno() {
+            Some(errno) => Ok(json!({ "errno": errno })),
+            None => Err(error.into()),
+        },
     }
 }

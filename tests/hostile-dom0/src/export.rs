@@ -1,6 +1,8 @@
 //! A save that leaves out what the guest wrote last.
 
-use crate::{errno, get_xsave, owned_frames};
+use crate::calls::errno;
+use crate::frames::owned_frames;
+use crate::registers::get_xsave;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::process::Command;

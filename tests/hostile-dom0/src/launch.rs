@@ -1,7 +1,8 @@
 //! A guest between its build and its first unpause: what there is to measure, and edits that a measurement must show.
 
 use crate::building::{free_page, seek, start_info, write};
-use crate::{find, get_context, typed_frames};
+use crate::frames::{find, typed_frames};
+use crate::registers::get_context;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::{Value, json};

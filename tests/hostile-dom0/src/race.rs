@@ -3,8 +3,8 @@
 
 use crate::attacks::Scene;
 use crate::calls::control;
+use crate::frames::typed_frames;
 use crate::prey::Prey;
-use crate::typed_frames;
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use serde_json::{Value, json};

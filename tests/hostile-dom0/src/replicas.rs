@@ -1,6 +1,6 @@
 //! The frames behind dom0's maps of a guest, looked for under every name that an owner of memory has.
 
-use crate::{find, typed_frames};
+use crate::frames::{find, typed_frames};
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! The rows. One line each: number, name, rule, why; then, if they apply, the part that is meant and the attack.
+//! The rows. One line each: number, name, rule, why; then, if it applies, the part that is meant.
 
 use super::Rule::{Absent, Allowed, Hooked, Host, Never, NotPv, Own, UntilSealed};
 use super::{Door, Family, HYPERCALLS, KEYS, Rule};
@@ -10,7 +10,6 @@ const fn row(number: u32, name: &'static str, rule: Rule, why: &'static str) -> 
         rule,
         only: "",
         why,
-        attack: "",
     }
 }
 
@@ -18,11 +17,6 @@ impl Door {
     /// The rule is for this part alone.
     const fn only(self, only: &'static str) -> Self {
         Self { only, ..self }
-    }
-
-    /// Attacks of the hostile dom0 that show it.
-    const fn shown(self, attack: &'static str) -> Self {
-        Self { attack, ..self }
     }
 }
 
@@ -52,7 +46,7 @@ pub const FAMILIES: &[Family] = &[
 #[rustfmt::skip] // a table
 const HYPERCALL: &[Door] = &[
     row(0, "set_trap_table", Own, "the caller's trap handlers"),
-    row(1, "mmu_update", Hooked, "below; maps of another domain's frames are `map.c`'s").shown("map-writable map-nonexistent"),
+    row(1, "mmu_update", Hooked, "below; maps of another domain's frames are `map.c`'s"),
     row(2, "set_gdt", Own, "the caller's descriptor table"),
     row(3, "stack_switch", Own, "the caller's kernel stack"),
     row(4, "set_callbacks", Own, "the caller's entry points"),
@@ -72,7 +66,7 @@ const HYPERCALL: &[Door] = &[
     row(19, "physdev_op_compat", Allowed, "an old way to the physdev operations below"),
     row(20, "grant_table_op", Hooked, "below; the guest alone grants, and maps of grants are counted"),
     row(21, "vm_assist", Own, "the caller's paging assists"),
-    row(22, "update_va_mapping_otherdomain", Hooked, "an entry of the caller's own for another domain's frame: `map.c`'s").shown("map-uncached map-write-combining remap-writable"),
+    row(22, "update_va_mapping_otherdomain", Hooked, "an entry of the caller's own for another domain's frame: `map.c`'s"),
     row(23, "iret", Own, "the caller's return from a trap"),
     row(24, "vcpu_op", Own, "below"),
     row(25, "set_segment_base", Own, "the caller's segment bases"),
@@ -118,12 +112,12 @@ const DOMCTL: &[Door] = &[
     row(14, "getvcpuinfo", Allowed, "CPU, time used, runnable or not"),
     row(15, "max_vcpus", UntilSealed, "allocates vCPUs; the record names those that there are"),
     row(16, "scheduler_op", Allowed, "weights and caps: `xl sched-credit`"),
-    row(17, "setdomainhandle", Never, "the handle is part of what a record and an owner's key are bound to").shown("set-handle"),
+    row(17, "setdomainhandle", Never, "the handle is part of what a record and an owner's key are bound to"),
     row(18, "setdebugging", Never, "a debugger stops the guest at an instruction of its choice"),
     row(19, "irq_permission", Never, "no devices for protected domains: they write its memory, and dom0 can reprogram them"),
     row(20, "iomem_permission", Never, "no devices for protected domains"),
     row(21, "ioport_permission", Never, "no devices for protected domains"),
-    row(22, "hypercall_init", UntilSealed, "overwrites a page with stubs; the domain builder needs it").shown("write-hypercall-page"),
+    row(22, "hypercall_init", UntilSealed, "overwrites a page with stubs; the domain builder needs it"),
     row(23, "soft_reset_cont", NotPv, "the second half of a soft reset"),
     row(24, "settimeoffset", UntilSealed, "moves the guest's wall clock; the domain builder needs it"),
     row(25, "getvcpuaffinity", Allowed, "scheduling"),
@@ -133,7 +127,7 @@ const DOMCTL: &[Door] = &[
     row(29, "subscribe", Allowed, "event channel that tells of a suspend"),
     row(33, "gethvmcontext", NotPv, "registers and devices"),
     row(34, "sethvmcontext", NotPv, "registers and devices"),
-    row(35, "set_address_size", Hooked, "32-bit guests are refused").shown("set-address-size"),
+    row(35, "set_address_size", Hooked, "32-bit guests are refused"),
     row(36, "get_address_size", Allowed, "64, always"),
     row(37, "assign_device", Never, "a device reads and writes the domain's memory, and dom0 can reprogram it"),
     row(38, "bind_pt_irq", Never, "no devices for protected domains"),
@@ -248,18 +242,18 @@ const PLATFORM: &[Door] = &[
 #[rustfmt::skip] // a table
 const MEMORY: &[Door] = &[
     row(0, "increase_reservation", UntilSealed, "a frame more; M2P entries are the domain's own"),
-    row(1, "decrease_reservation", UntilSealed, "frees the domain's pages, so that others get them").shown("take-page-away"),
+    row(1, "decrease_reservation", UntilSealed, "frees the domain's pages, so that others get them"),
     row(2, "maximum_ram_page", Allowed, "how large the machine is"),
     row(3, "current_reservation", Allowed, "how large a domain is"),
     row(4, "maximum_reservation", Allowed, "how large a domain may be"),
     row(5, "machphys_mfn_list", Allowed, "where the M2P is, which every PV domain reads"),
-    row(6, "populate_physmap", UntilSealed, "a second page at a PFN").shown("populate"),
+    row(6, "populate_physmap", UntilSealed, "a second page at a PFN"),
     row(7, "add_to_physmap", NotPv, "puts a page at a guest's address"),
     row(9, "memory_map", Own, "the caller's memory map"),
     row(10, "machine_memory_map", Allowed, "the machine's memory map, dom0's alone"),
     row(11, "exchange", UntilSealed, "replaces pages"),
     row(12, "machphys_mapping", Allowed, "where the M2P is"),
-    row(13, "set_memory_map", UntilSealed, "the map that the launch measurement covers").shown("set-memory-map"),
+    row(13, "set_memory_map", UntilSealed, "the map that the launch measurement covers"),
     row(14, "maximum_gpfn", Allowed, "the largest PFN: `xl save` asks"),
     row(15, "remove_from_physmap", NotPv, "takes a page from a guest's address"),
     row(16, "set_pod_target", NotPv, "populate on demand"),
@@ -279,8 +273,8 @@ const MEMORY: &[Door] = &[
 
 #[rustfmt::skip] // a table
 const MMU_UPDATE: &[Door] = &[
-    row(0, "NORMAL_PT_UPDATE", UntilSealed, "edits a domain's page tables, and writes eight bytes into any of its pages").shown("edit-page-table write-by-mmu-update"),
-    row(1, "MACHPHYS_UPDATE", UntilSealed, "PFNs are part of a page's tweak").shown("edit-m2p"),
+    row(0, "NORMAL_PT_UPDATE", UntilSealed, "edits a domain's page tables, and writes eight bytes into any of its pages"),
+    row(1, "MACHPHYS_UPDATE", UntilSealed, "PFNs are part of a page's tweak"),
     row(2, "PT_UPDATE_PRESERVE_AD", UntilSealed, "as `NORMAL_PT_UPDATE`"),
     row(3, "PT_UPDATE_NO_TRANSLATE", UntilSealed, "as `NORMAL_PT_UPDATE`"),
 ];
@@ -291,7 +285,7 @@ const MMUEXT: &[Door] = &[
     row(1, "PIN_L2_TABLE", UntilSealed, "restore pins what was pinned"),
     row(2, "PIN_L3_TABLE", UntilSealed, "restore pins what was pinned"),
     row(3, "PIN_L4_TABLE", UntilSealed, "the domain builder pins the root, restore what was pinned"),
-    row(4, "UNPIN_TABLE", UntilSealed, "then the page can change its type").shown("unpin-page-table"),
+    row(4, "UNPIN_TABLE", UntilSealed, "then the page can change its type"),
     row(5, "NEW_BASEPTR", UntilSealed, "Xen takes it of the caller alone"),
     row(6, "TLB_FLUSH_LOCAL", UntilSealed, "Xen takes it of the caller alone"),
     row(7, "INVLPG_LOCAL", UntilSealed, "Xen takes it of the caller alone"),
@@ -302,8 +296,8 @@ const MMUEXT: &[Door] = &[
     row(12, "FLUSH_CACHE", UntilSealed, "Xen takes it of the caller alone"),
     row(13, "SET_LDT", UntilSealed, "Xen takes it of the caller alone"),
     row(15, "NEW_USER_BASEPTR", UntilSealed, "Xen takes it of the caller alone"),
-    row(16, "CLEAR_PAGE", Never, "destroys a page without mapping it; no stock tool does").shown("clear-page"),
-    row(17, "COPY_PAGE", Never, "copies a private page over a plain one; no stock tool does").shown("copy-page"),
+    row(16, "CLEAR_PAGE", Never, "destroys a page without mapping it; no stock tool does"),
+    row(17, "COPY_PAGE", Never, "copies a private page over a plain one; no stock tool does"),
     row(18, "FLUSH_CACHE_GLOBAL", UntilSealed, "Xen takes it of the caller alone"),
     row(19, "MARK_SUPER", UntilSealed, "Xen does not implement it any more"),
     row(20, "UNMARK_SUPER", UntilSealed, "Xen does not implement it any more"),

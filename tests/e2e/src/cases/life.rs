@@ -40,15 +40,17 @@ fn day(dom0: &mut Dom0) -> Result<(usize, u64), Problem> {
         "xl vcpu-pin ordinary 0 all",
         "truncate -s 16M /root/more.disk && \
          xl block-attach ordinary format=raw,vdev=xvdb,access=rw,target=/root/more.disk",
-        "xl block-list ordinary | grep -q vbd && xl block-detach ordinary xvdb",
+        "xl block-list ordinary | grep -q 51728 && xl block-detach ordinary xvdb",
         "xl network-attach ordinary bridge=xenbr0",
-        "xl network-list ordinary | grep -q vif && xl network-detach ordinary 0",
+        "xl network-list ordinary | grep -q 'vif/[0-9]*/1' && xl network-detach ordinary 1",
         "xl sched-credit2 -d ordinary -w 300",
         "xl sched-credit2 -d ordinary | grep -q 300",
         "xl rename ordinary renamed && xl domid renamed",
         "xl rename renamed ordinary",
     ];
-    let spec = Spec::new("ordinary").max_vcpus(2).roles(&[Role::Secret]);
+    let spec = Spec::new("ordinary")
+        .max_vcpus(2)
+        .roles(&[Role::Secret, Role::Disk, Role::Net]);
     let mut guest: Guest = dom0.create(spec)?;
     for step in STEPS {
         dom0.must(step, LONG)?;

@@ -1,11 +1,21 @@
 //! What the control domain may ask of Xen for one guest.
 
 use super::{Attack, Came, Scene, after, let_through};
-use crate::calls::{DM_OP, HVM_OP, control, pair};
-use crate::{export, remote_suspend};
+use crate::calls::{DM_OP, HVM_OP, control, pair, remote_suspend};
+use crate::export;
 use anyhow::Result;
 
 pub const ATTACKS: &[Attack] = &[
+    Attack::unmade(
+        "17",
+        "follow by log-dirty which pages it writes",
+        "not promised; what it cannot be used for, see case `stale-export`",
+    ),
+    Attack::unmade(
+        "18",
+        "ask for types and pins of its pages",
+        "`xl save` needs them, and a map of a page table shows them",
+    ),
     Attack::new(
         "hypercall-page",
         "13",
@@ -97,7 +107,7 @@ pub const ATTACKS: &[Attack] = &[
     .argued(HVM),
     Attack::new(
         "set-target",
-        "19",
+        "19, R21",
         "give it power over dom0's other guests",
         |scene| ask(scene, SET_TARGET, &[0]),
     )
@@ -128,7 +138,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack::new("set-handle", "36", "give it another uuid", |scene| {
         ask(scene, SETDOMAINHANDLE, &[0x5a5a_5a5a_5a5a_5a5a; 2])
     }),
-    Attack::new("address-size", "36", "make it a 32-bit guest", |scene| {
+    Attack::new("address-size", "36, R21", "make it a 32-bit guest", |scene| {
         ask(scene, SET_ADDRESS_SIZE, &[32])
     })
     .argued("Xen changes only a domain without memory"),

@@ -19,25 +19,25 @@ use vmcrypt_tools::hypercall::{ForeignMap, map_grant};
 use vmcrypt_tools::xen::{self, Frame, PageType};
 
 pub const ATTACKS: &[Attack] = &[
-    Attack::new("keep-map", "A4, R9", "keep a writable map of a new guest's page while it starts", |scene| {
+    Attack::new("keep-map", "T1, R9", "keep a writable map of a new guest's page while it starts", |scene| {
         over_start(scene, Pages::Data, |answer| answer["lines"] != 0)
     })
     .on_new(),
-    Attack::new("keep-all-maps", "A4, R9", "keep maps of all pages of a new guest while it starts", |scene| {
+    Attack::new("keep-all-maps", "T1, R9", "keep maps of all pages of a new guest while it starts", |scene| {
         over_start(scene, Pages::AllData, |answer| answer["lines"] != 0)
     })
     .on_new(),
-    Attack::new("keep-table-map", "A4, R1", "keep a map of a new guest's page table while it starts", |scene| {
+    Attack::new("keep-table-map", "T1, R1", "keep a map of a new guest's page table while it starts", |scene| {
         over_start(scene, Pages::PageTable, |_| true)
     })
     .on_new(),
-    Attack::new("keep-shared-info", "A4, R9", "keep a writable map of a new guest's shared_info while it starts", |scene| {
+    Attack::new("keep-shared-info", "T1, R9", "keep a writable map of a new guest's shared_info while it starts", |scene| {
         over_start(scene, Pages::SharedInfo, |_| true)
     })
     .on_new(),
     Attack::new(
         "hide-map-behind-grant",
-        "A4",
+        "T1",
         "map a page by its frame and by a grant, clear the grant's entry, give the grant back, start the guest",
         |scene| {
             let (data, granted) = grant(scene)?;
@@ -50,7 +50,7 @@ pub const ATTACKS: &[Attack] = &[
     .on_new(),
     Attack::new(
         "hide-grant-behind-map",
-        "A4",
+        "T1",
         "the same, but keep the grant and let go of the map by its frame",
         |scene| {
             let (data, granted) = grant(scene)?;
@@ -65,7 +65,7 @@ pub const ATTACKS: &[Attack] = &[
     .on_new(),
     Attack::new(
         "alias-over-start",
-        "A4, A6",
+        "T1, T3",
         "make a map of a new guest's page uncached, and keep it while the guest starts",
         |scene| {
             let data = building::free_page(scene.xen, scene.id())?;
@@ -78,19 +78,19 @@ pub const ATTACKS: &[Attack] = &[
     .on_new(),
     Attack::new(
         "map-into-third",
-        "A4, A6",
+        "T1, T3",
         "have a third domain's page table name one of its pages",
         map_into_third,
     ),
     Attack::new(
         "stale-translation",
-        "A5",
+        "T2",
         "read through a translation on another CPU after its entry was replaced without a flush",
         stale_translation,
     ),
     Attack::new(
         "destroyed-while-mapped",
-        "A6, R6",
+        "T3",
         "hold maps of all its pages while it is destroyed, and read them",
         |scene| {
             let frames: Vec<Frame> = scene.prey.pages(scene.xen)?.iter().map(|(_, frame, _)| *frame).collect();
@@ -106,7 +106,7 @@ pub const ATTACKS: &[Attack] = &[
     .fatal(),
     Attack::new(
         "mapper-killed",
-        "A6",
+        "T3",
         "have a process that holds maps of a new guest die while that starts; read it from another one",
         |scene| {
             let mut mapper = holder(scene)?;
@@ -172,7 +172,7 @@ fn map_into_third(scene: &Scene<'_>) -> Result<Came> {
         xen: scene.xen,
         prey: &third,
     };
-    let tables = crate::typed_frames(scene.xen, spy.id())?;
+    let tables = crate::frames::typed_frames(scene.xen, spy.id())?;
     // The last entry of a table; it may name a page of the third's, which has no need of it yet.
     let mut tables = tables.iter().rev();
     let table = tables.find(|(_, kind)| *kind == PageType::PageTable(1));

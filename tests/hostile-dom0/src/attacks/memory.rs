@@ -46,13 +46,13 @@ pub const ATTACKS: &[Attack] = &[
     ),
     Attack::new(
         "map-uncached",
-        "1, A6",
+        "1, T3",
         "map a data page uncached: an alias that is not coherent",
         |scene| with_flags(scene, entry::PCD | entry::PWT),
     ),
     Attack::new(
         "map-write-combining",
-        "1, A6",
+        "1, T3",
         "map a data page through the PAT's entry for write-combining",
         |scene| with_flags(scene, entry::PAT),
     ),
@@ -100,7 +100,7 @@ pub const ATTACKS: &[Attack] = &[
     ),
     Attack::new(
         "rewrite-m2p",
-        "3",
+        "3, R7",
         "write its entry of the machine-to-physical table as it is",
         |scene| {
             let [data, _] = scene.data()?;
@@ -110,7 +110,7 @@ pub const ATTACKS: &[Attack] = &[
     ),
     Attack::new(
         "forge-m2p",
-        "3",
+        "3, R7",
         "give two pages one PFN in the machine-to-physical table",
         |scene| {
             let [a, b] = scene.data()?;

@@ -2,7 +2,7 @@
 
 use super::{Attack, Came, Scene, after, let_through};
 use crate::calls::{control, field, pair};
-use crate::{get_context, get_xsave, set_registers};
+use crate::registers::{get_context, get_xsave, set_registers};
 use anyhow::Result;
 use vmcrypt_tools::hypercall::Buffer;
 use vmcrypt_tools::pv::CONTEXT_BYTES;

@@ -56,14 +56,14 @@ pub const ATTACKS: &[Attack] = &[
     .argued("Xen replaces only a page that nothing names"),
     Attack::new(
         "populate",
-        "8",
+        "8, R7",
         "give the guest a fresh page under a PFN that it has",
         |scene| {
             let [data, _] = scene.data()?;
             let_through(reserve(scene.xen, POPULATE, scene.id(), data.pfn, 1))
         },
     ),
-    Attack::new("increase", "8", "give the guest a fresh page", |scene| {
+    Attack::new("increase", "8, R7", "give the guest a fresh page", |scene| {
         let_through(reserve(scene.xen, INCREASE, scene.id(), 0, 1))
     }),
     Attack::new(
