@@ -139,19 +139,18 @@ impl Privcmd {
         })
     }
 
-    /// Zeroed memory for arguments of a hypercall.
+    /// Zeroed memory for arguments of a hypercall. Behind it there is nothing: what Xen writes beyond its end fails.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer, Error> {
         let length = bytes.next_multiple_of(PAGE).max(PAGE);
         let (fd, flags) = match &self.buffers {
             Some(device) => (device.as_raw_fd(), libc::MAP_SHARED),
             None => (-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED),
         };
-        let map =
-            Mapping::new(length, libc::PROT_READ | libc::PROT_WRITE, flags, fd).map_err(Error::Buffer)?;
-        // SAFETY: the mapping is writable, private to us and `length` bytes long. This also faults every page in,
-        // which the fallback needs: Xen cannot.
-        unsafe { map.start.write_bytes(0, length) };
-        Ok(Buffer(map))
+        let guarded = Mapping::guarded(length, flags, fd).map_err(Error::Buffer)?;
+        // SAFETY: the first `length` bytes are writable and private to us. This also faults every page in, which
+        // the fallback needs: Xen cannot.
+        unsafe { guarded.start.write_bytes(0, length) };
+        Ok(Buffer(guarded))
     }
 
     /// Maps frames of another domain. Frames that cannot be mapped are reported one by one in the result.
@@ -238,28 +237,28 @@ impl Buffer {
 
     /// Copies a value out.
     pub fn get<T: Plain>(&self, offset: usize) -> T {
-        self.0.check(offset, size_of::<T>());
+        self.check(offset, size_of::<T>());
         // SAFETY: in bounds by the check, any bytes are a valid T by the contract of Plain.
         unsafe { ptr::read_unaligned(self.0.start.as_ptr().add(offset).cast()) }
     }
 
     /// Copies bytes in.
     pub fn fill(&mut self, offset: usize, bytes: &[u8]) {
-        self.0.check(offset, bytes.len());
+        self.check(offset, bytes.len());
         // SAFETY: both sides are that long, and distinct; the mapping is writable.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.start.as_ptr().add(offset), bytes.len()) };
     }
 
     /// Copies a value in.
     pub fn put<T: Plain>(&mut self, offset: usize, value: T) {
-        self.0.check(offset, size_of::<T>());
+        self.check(offset, size_of::<T>());
         // SAFETY: in bounds by the check; the mapping is writable.
         unsafe { ptr::write_unaligned(self.0.start.as_ptr().add(offset).cast(), value) }
     }
 
     /// Copies bytes out.
     pub fn bytes(&self, offset: usize, length: usize) -> Vec<u8> {
-        self.0.check(offset, length);
+        self.check(offset, length);
         let mut bytes = vec![0; length];
         // SAFETY: both sides are `length` bytes long, and distinct.
         unsafe { ptr::copy_nonoverlapping(self.0.start.as_ptr().add(offset), bytes.as_mut_ptr(), length) };
@@ -268,12 +267,16 @@ impl Buffer {
 
     /// Size in bytes, whole pages.
     pub const fn len(&self) -> usize {
-        self.0.length
+        self.0.length - PAGE
     }
 
     /// Never: a buffer has at least one page.
     pub const fn is_empty(&self) -> bool {
-        self.0.length == 0
+        self.len() == 0
+    }
+
+    fn check(&self, offset: usize, length: usize) {
+        check(offset, length, self.len());
     }
 }
 
@@ -406,12 +409,41 @@ impl Mapping {
         }
     }
 
-    fn check(&self, offset: usize, length: usize) {
-        assert!(
-            length <= self.length && offset <= self.length - length,
-            "outside of the mapping"
-        );
+    /// Writable pages, and one behind them that nobody can reach.
+    fn guarded(length: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
+        let whole = Self::new(
+            length + PAGE,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+        )?;
+        // SAFETY: what is replaced belongs to the mapping that was just made, and nobody uses it.
+        let start = unsafe {
+            libc::mmap(
+                whole.start.as_ptr().cast(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags | libc::MAP_FIXED,
+                fd,
+                0,
+            )
+        };
+        match start {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            _ => Ok(whole),
+        }
     }
+
+    fn check(&self, offset: usize, length: usize) {
+        check(offset, length, self.length);
+    }
+}
+
+fn check(offset: usize, length: usize, limit: usize) {
+    assert!(
+        length <= limit && offset <= limit - length,
+        "outside of the mapping"
+    );
 }
 
 // SAFETY: a mapping belongs to the process, not to a thread, and what is behind it is copied, never referred to.
@@ -437,6 +469,21 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_writes_into_a_guarded_mapping_and_not_behind_it() {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let mapping = Mapping::guarded(2 * PAGE, flags, -1).unwrap();
+        let zeros = std::fs::File::open("/dev/zero").unwrap();
+        let read = |at: usize| {
+            // SAFETY: the kernel checks what it writes to; it is the mapping's or nobody's.
+            unsafe { libc::read(zeros.as_raw_fd(), mapping.start.as_ptr().add(at).cast(), 16) }
+        };
+        assert_eq!(read(0), 16);
+        assert_eq!(read(2 * PAGE - 16), 16);
+        assert_eq!(read(2 * PAGE), -1);
+        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EFAULT));
+    }
+
+    #[test]
     fn without_xen_the_error_says_so() {
         if !std::path::Path::new(DEVICE).exists() {
             assert!(
@@ -452,7 +499,7 @@ mod tests {
     #[test]
     fn mappings_are_bounds_checked() {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let buffer = || Buffer(Mapping::new(PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1).unwrap());
+        let buffer = || Buffer(Mapping::guarded(PAGE, flags, -1).unwrap());
         let mut one = buffer();
         one.put(PAGE - 8, 0x0102_0304_0506_0708u64);
         assert_eq!(one.get::<[u8; 2]>(PAGE - 2), [2, 1]);

@@ -81,6 +81,9 @@ enum Attack {
         operations: u64,
         #[arg(long, default_value_t = 3600)]
         seconds: u64,
+        /// Multicalls between two looks at the guest: few, to find out what broke it
+        #[arg(long, default_value_t = 100)]
+        look: u64,
         /// Makes the same choices again
         #[arg(long)]
         seed: Option<u64>,
@@ -144,12 +147,14 @@ pub fn run() -> Result<()> {
         Attack::Fuzz {
             operations,
             seconds,
+            look,
             seed,
             ..
         } => fuzz::fuzz(
             &xen,
             operations,
             seconds,
+            look,
             seed.unwrap_or_else(|| fastrand::u64(..)),
         )?,
         Attack::Attacks { list: true, .. } => attacks::list(),

@@ -70,14 +70,19 @@ const LEFT_OUT_DOMCTLS: &[u32] = &[1, 2, 9, 16, 24, 28, 56, 60, 66];
 
 /// Calls in one multicall.
 const BATCH: usize = 256;
-/// Room for one call's arguments.
+/// Room for one call's arguments, also for what Xen writes over them: zeros in the next call's would name dom0.
 const ROOM: usize = 256;
-/// Where calls have Xen write to.
+/// Where calls have Xen write more. Some write as much as they are told to, up to the first page that is not there,
+/// which is the one behind a [`Buffer`].
 const SCRATCH: usize = 16 * PAGE;
+/// How far into it [`Fuzzer::pointer`] leads.
+const POINTERS: usize = PAGE;
+
+const _: () = assert!(
+    size_of::<abi::DomainInfo>() <= SCRATCH - POINTERS && size_of::<abi::KeyLoad>() <= SCRATCH - POINTERS
+);
 /// Pages mapped after each multicall.
 const MAPS: usize = 96;
-/// Between two looks at the guest, in multicalls.
-const LOOK: u64 = 100;
 /// Between two saves.
 const SAVE: u64 = 1000;
 
@@ -92,10 +97,13 @@ struct Seen {
     maps: u64,
     /// Of each kind, how many were made and how many Xen did.
     kinds: BTreeMap<String, (u64, u64)>,
+    /// Of each kind, how many Xen did since the guest was last found intact.
+    suspects: BTreeMap<String, u64>,
 }
 
-/// Until so many operations were made, the time is over, or something was seen that must not be.
-pub fn fuzz(xen: &Privcmd, operations: u64, seconds: u64, seed: u64) -> Result<Value> {
+/// Until so many operations were made, the time is over, or something was seen that must not be. There are `look`
+/// multicalls between two looks at the guest.
+pub fn fuzz(xen: &Privcmd, operations: u64, seconds: u64, look: u64, seed: u64) -> Result<Value> {
     // Whoever finds the machine dead needs it.
     eprintln!("seed {seed}");
     let start = Instant::now();
@@ -109,7 +117,7 @@ pub fn fuzz(xen: &Privcmd, operations: u64, seconds: u64, seed: u64) -> Result<V
         fuzzer.calls()?;
         fuzzer.maps()?;
         rounds += 1;
-        if rounds % LOOK == 0 {
+        if rounds % look.max(1) == 0 {
             fuzzer.look()?;
         }
         if rounds % SAVE == 0 {
@@ -123,6 +131,7 @@ pub fn fuzz(xen: &Privcmd, operations: u64, seconds: u64, seed: u64) -> Result<V
     Ok(json!({
         "seed": seed, "operations": seen.operations, "seconds": seconds, "maps": seen.maps, "needles": seen.needles,
         "damage": seen.damage, "saves": seen.saves, "saves_failed": seen.saves_failed, "kinds": seen.kinds,
+        "suspects": seen.suspects,
     }))
 }
 
@@ -185,9 +194,12 @@ impl<'a> Fuzzer<'a> {
             .call("many calls", MULTICALL, &[self.calls.address(), BATCH as u64])?;
         for (i, name) in names.into_iter().enumerate() {
             let result = self.calls.get::<u64>(i * 64 + 8).cast_signed();
-            let kind = self.seen.kinds.entry(name).or_default();
+            let kind = self.seen.kinds.entry(name.clone()).or_default();
             kind.0 += 1;
             kind.1 += u64::from(result >= 0);
+            if result >= 0 {
+                *self.seen.suspects.entry(name).or_default() += 1;
+            }
         }
         self.seen.operations += BATCH as u64;
         let found = [&self.arguments, &self.scratch].map(|buffer| buffer.bytes(0, buffer.len()));
@@ -219,9 +231,12 @@ impl<'a> Fuzzer<'a> {
         Ok(())
     }
 
-    /// Whether the guest is what it was. dom0 may have paused it, many times over.
+    /// Whether the guest is what it was. dom0 may have paused it, many times over, and have it run on shadows of its page
+    /// tables, for which there may be hardly any memory.
     fn look(&mut self) -> Result<()> {
+        const OFF: u64 = 0;
         let id = self.prey.domain.id;
+        _ = control(self.xen, id, SHADOW_OP, &[OFF]);
         for _ in 0..10_000 {
             let domains = xen::domains(self.xen)?;
             match domains
@@ -234,6 +249,9 @@ impl<'a> Fuzzer<'a> {
             }
         }
         self.seen.damage = self.prey.intact(self.xen);
+        if self.seen.damage.is_none() {
+            self.seen.suspects.clear();
+        }
         Ok(())
     }
 
@@ -354,7 +372,7 @@ impl<'a> Fuzzer<'a> {
             94..96 => {
                 // Of Xen's log, of domains, and of pages; none of them changes anything.
                 let (command, body) = match self.rng.u8(..3) {
-                    0 => (1, vec![1 << 8, self.pointer(), SCRATCH as u64]),
+                    0 => (1, vec![1 << 8, self.pointer(), (SCRATCH - POINTERS) as u64]),
                     1 => (6, vec![pair(id as u32, 4), self.pointer()]),
                     _ => {
                         let frame = self.frame().0 as u32;
@@ -379,12 +397,15 @@ impl<'a> Fuzzer<'a> {
             }
             _ => {
                 let command = self.rng.u64(..8);
-                let words: Vec<u64> = (0..16).map(|_| self.word()).collect();
-                self.fill(at, &words);
+                let (pointer, words) = (self.pointer(), (0..16).map(|_| self.word()).collect::<Vec<_>>());
+                let at = (pointer - self.scratch.address()) as usize;
+                for (i, word) in words.into_iter().enumerate() {
+                    self.scratch.put(at + 8 * i, word);
+                }
                 (
                     format!("vmcrypt {command}"),
                     abi::HYPERCALL.into(),
-                    vec![command, place],
+                    vec![command, pointer],
                 )
             }
         }
@@ -415,6 +436,12 @@ impl<'a> Fuzzer<'a> {
                 self.pointer(),
             ],
             13 => vec![pair(id as u32, self.rng.u32(..3)), self.pointer()],
+            16 | 17 => vec![self.word(), 0, 0, 0, id],
+            21 => vec![
+                pair((id as u32) << 16 | self.rng.u32(..16), 1),
+                self.frame().0,
+                self.pointer(),
+            ],
             _ => vec![id, self.word(), self.word(), self.word()],
         };
         self.fill(at, &words);
@@ -451,7 +478,7 @@ impl<'a> Fuzzer<'a> {
     }
 
     fn pointer(&mut self) -> u64 {
-        self.scratch.address() + 8 * self.rng.u64(..64)
+        self.scratch.address() + 8 * self.rng.u64(..POINTERS as u64 / 8)
     }
 
     /// What may stand in a structure.
@@ -468,5 +495,6 @@ impl<'a> Fuzzer<'a> {
     }
 }
 
+const SHADOW_OP: u32 = 10;
 const XEN: u64 = 0x7ff2;
 const UNPAUSEDOMAIN: u32 = 4;

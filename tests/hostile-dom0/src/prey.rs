@@ -119,7 +119,7 @@ impl Prey {
             ensure!(!matches!(state, "gone" | "dying" | "shut down"), "it is {state}");
             ensure!(
                 Instant::now() < deadline,
-                "it gives no sign of life: {:?}",
+                "it is {state} and gives no sign of life: {:?}",
                 text.trim()
             );
             sleep(LOOK);

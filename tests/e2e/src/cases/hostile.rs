@@ -198,7 +198,11 @@ fn fuzzed(dom0: &mut Dom0, options: &str) -> Verdict {
     let outcome = dom0.attack(&format!("fuzz {options} {more}"), Duration::from_secs(4000))?;
     demand!(
         outcome["needles"] == 0 && outcome["damage"].is_null(),
-        "random calls came to something: {outcome}"
+        "random calls of seed {} came to something: {} needles, guest: {}, suspects: {}",
+        outcome["seed"],
+        outcome["needles"],
+        outcome["damage"],
+        outcome["suspects"]
     );
     demand!(
         outcome["operations"].as_u64() > Some(5000) && outcome["maps"].as_u64() > Some(1000),
