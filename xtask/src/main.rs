@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod c_program;
 mod demo;
 mod doors;
 mod e2e;

@@ -22,6 +22,7 @@ use crate::{
     xen::{self, Flavour},
 };
 
+mod constant_time;
 mod fuzz;
 mod harness;
 mod miri;
@@ -135,6 +136,12 @@ const SECTIONS: &[Section] = &[
         needs: &["xen"],
         slow: false,
         run: |_| link_gate::gate(),
+    },
+    Section {
+        name: "constant-time",
+        needs: &["xen"],
+        slow: false,
+        run: |_| constant_time::run(),
     },
     Section {
         name: "xen-off",
