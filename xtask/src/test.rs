@@ -18,7 +18,7 @@ use vmcrypt_host::{
 use vmcrypt_testbed::Image;
 
 use crate::{
-    header, link_gate, lint,
+    header, instructions, link_gate, lint,
     xen::{self, Flavour},
 };
 
@@ -142,6 +142,12 @@ const SECTIONS: &[Section] = &[
         needs: &["xen"],
         slow: false,
         run: |_| constant_time::run(),
+    },
+    Section {
+        name: "instructions",
+        needs: &["xen"],
+        slow: false,
+        run: |_| instructions::gate(),
     },
     Section {
         name: "xen-off",
