@@ -1,4 +1,5 @@
-//! No branch and no address depends on a secret: memcheck's word on the machine code that Xen is linked from.
+//! No branch and no address depends on a secret: memcheck's word on the machine code that Xen is linked from, and traces
+//! of the backends.
 
 use std::{fs, process::Command};
 
@@ -12,11 +13,35 @@ use crate::c_program;
 /// The domain's handle in `tests/c/guest.h`.
 const UUID: [u8; 16] = *b"a guest's handle";
 
-/// Build `tests/c/constant_time.c` and run it under memcheck.
+/// Run both checks.
 pub fn run() -> Result<Tally> {
+    let mut tally = memcheck()?;
+    tally += traces()?;
+    Ok(tally)
+}
+
+/// Run `ffi/simd/tests/trace.rs` on optimised code. A backend that this CPU cannot run says so and passes.
+fn traces() -> Result<Tally> {
+    let test = ["--release", "--package", "vmcrypt-simd", "--test", "trace"];
+    let tally = super::cargo_test(
+        "traces",
+        &[&test[..], &["--", "--show-output", "--test-threads=1"]].concat(),
+    )?;
+    let text = fs::read_to_string(paths::target_subdir("test")?.join("traces.log"))?;
+    let skips: Vec<_> = text.lines().filter(|line| line.starts_with("SKIP")).collect();
+    skips.iter().for_each(|line| println!("{line}"));
+    Ok(Tally {
+        passed: tally.passed - skips.len(),
+        skipped: tally.skipped + skips.len(),
+        ..tally
+    })
+}
+
+/// Build `tests/c/constant_time.c` and run it under memcheck.
+fn memcheck() -> Result<Tally> {
     hostpkg::ensure(&["valgrind"])?;
     let dir = paths::target_subdir("test")?;
-    let step = Step::new("constant time");
+    let step = Step::new("memcheck");
     let program = c_program::with_hypervisor_code("constant-time", "constant_time.c", &step)?;
 
     // Its host draws the same keys each time, so that an owner can seal one to it beforehand.
@@ -25,7 +50,7 @@ pub fn run() -> Result<Tally> {
     let sealed = dir.join("constant-time.key");
     fs::write(&sealed, key)?;
 
-    step.note("memcheck");
+    step.note("run");
     let (log, uses) = (dir.join("constant-time.log"), dir.join("constant-time.memcheck"));
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=memcheck", "--quiet", "--error-limit=no"]);
