@@ -20,9 +20,16 @@ pub fn run() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Run `ffi/simd/tests/trace.rs` on optimised code. A backend that this CPU cannot run says so and passes.
+/// Run `ffi/simd/tests/trace.rs` on optimised code, that of the profile which is built quickly. A backend that this CPU cannot run says so and passes.
 fn traces() -> Result<Tally> {
-    let test = ["--release", "--package", "vmcrypt-simd", "--test", "trace"];
+    let test = [
+        "--profile",
+        "static",
+        "--package",
+        "vmcrypt-simd",
+        "--test",
+        "trace",
+    ];
     let tally = super::cargo_test(
         "traces",
         &[&test[..], &["--", "--show-output", "--test-threads=1"]].concat(),
