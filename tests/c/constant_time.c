@@ -6,8 +6,8 @@
  * an address made of them. Entropy, guests' pages and vCPU states are such bytes here
  * (A. Langley, "ctgrind", 2010).
  *
- * What follows from a secret and is public all the same is said below, once for
- * each such value, with the reason.
+ * What follows from a secret and is public all the same the Rust part says itself, at
+ * each place, and docs/CRYPTO.md gives the reasons.
  */
 #include <valgrind/memcheck.h>
 #include <valgrind/valgrind.h>

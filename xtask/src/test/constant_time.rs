@@ -20,7 +20,8 @@ pub fn run() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Run `ffi/simd/tests/trace.rs` on optimised code, that of the profile which is built quickly. A backend that this CPU cannot run says so and passes.
+/// Run `ffi/simd/tests/trace.rs` on optimised code, that of the profile which is built quickly. A backend that this CPU
+/// cannot run says so and passes.
 fn traces() -> Result<Tally> {
     let test = [
         "--profile",
