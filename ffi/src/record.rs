@@ -172,7 +172,7 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
     let header = Header::read(buffer)?;
     let policy = take_key(domain, uuid, header.key)?;
     decrypt(domain, &header, buffer)?;
-    let facts = Facts::read(buffer)?;
+    let facts = Facts::open(buffer)?;
     if facts.uuid != *uuid {
         return Err(Refusal::RecordDomain);
     }

@@ -6,80 +6,11 @@
  * that one byte read or written beyond its end is seen.
  */
 #define _GNU_SOURCE
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "checks.h"
+#include "guest.h"
 
-/* Xen has this from its own headers. */
-#define PAGE_SIZE 4096
-#include "xen/vmcrypt-rust.h"
-
-#define PAGES 96
-#define VCPUS 2
-#define VCPU_SIZE 512
-#define WORDS ((PAGES + 63) / 64)
-#define PAGE_BYTES sizeof(Page)
-
-/* Checks of the group that runs, and groups. */
-static unsigned int passed, failed, good_groups, bad_groups;
-
-#define CHECK(what, cond) do {                                          \
-    if ( cond )                                                         \
-        passed++;                                                       \
-    else                                                                \
-    {                                                                   \
-        failed++;                                                       \
-        printf("FAIL  %s:%d: %s\n", group_name, __LINE__, what);      \
-    }                                                                   \
-} while ( 0 )
-
-static const char *group_name;
-
-/* States and refusals by the numbers that cross the boundary. */
+/* States by the numbers that cross the boundary. */
 enum { BUILDING = 1, SEALING, RUNNING, SUSPENDED, DYING, REFUSED };
-
-struct guest {
-    struct VmcDomain *domain;
-    uint64_t *plain, *exported, *fresh;
-    uint8_t *tags;
-    Page *pages;
-};
-
-static void *buffer(size_t size)
-{
-    void *p = aligned_alloc(16, (size + 15) & ~(size_t)15);
-
-    if ( !p )
-        abort();
-    return memset(p, 0, size);
-}
-
-static struct guest create(void)
-{
-    struct guest g = {
-        .domain = buffer(vmc_domain_size()),
-        .plain = calloc(WORDS, 8),
-        .exported = calloc(WORDS, 8),
-        .fresh = calloc(WORDS, 8),
-        .tags = calloc(PAGES, 16),
-        .pages = calloc(PAGES, PAGE_BYTES),
-    };
-
-    vmc_domain_init(g.domain);
-    vmc_domain_attach(g.domain, g.plain, g.exported, g.fresh, g.tags, PAGES);
-    return g;
-}
-
-static void destroy(struct guest *g)
-{
-    vmc_domain_wipe(g->domain);
-    free(g->domain);
-    free(g->plain);
-    free(g->exported);
-    free(g->fresh);
-    free(g->tags);
-    free(g->pages);
-}
 
 /* A domain's death, with a page in flight. */
 static void wiped(struct guest *g)
@@ -107,59 +38,7 @@ static void wiped(struct guest *g)
     }
 }
 
-static bool is_plain(unsigned int pfn)
-{
-    return pfn == 5 || pfn == 64;
-}
-
-/* 0 for a private page; the plain ones are page tables of level 1. */
-static uint64_t kind_of(unsigned int pfn)
-{
-    return is_plain(pfn);
-}
-
-/* Account one page, and encrypt it into `out`. */
-static bool export_page(struct guest *g, unsigned int pfn, Page *out)
-{
-    struct VmcTicket ticket;
-    bool again = true;
-
-    if ( vmc_page_begin(g->domain, pfn, false, &ticket, &again) || again )
-        return false;
-    memcpy(out, &g->pages[pfn], PAGE_BYTES);
-    vmc_page_encrypt(g->domain, &ticket, kind_of(pfn), out);
-    return vmc_page_end(g->domain, &ticket) == 0;
-}
-
-/* What dom0 carries away. */
-struct image {
-    Page *pages;
-    uint8_t *record;
-    size_t capacity, size;
-};
-
-static const uint8_t uuid[16] = "a guest's handle";
 static const uint8_t other_uuid[16] = "another's handle";
-
-static struct VmcFacts facts_of(const uint8_t *handle)
-{
-    struct VmcFacts facts = {
-        .pages = PAGES, .pfns = PAGES, .start_info = 7, .console = 8,
-        .store = 9, .states = VCPUS, .state_size = VCPU_SIZE,
-    };
-
-    memcpy(facts.uuid, handle, 16);
-    return facts;
-}
-
-static Verdict seal(struct guest *g, struct image *image)
-{
-    struct VmcFacts facts = facts_of(uuid);
-
-    memset(image->record + VMC_RECORD_STATES, 0xc3, VCPUS * VCPU_SIZE);
-    return vmc_record_seal(g->domain, &facts, image->record, image->capacity,
-                           &image->size);
-}
 
 /* Restore an image into a new domain; 0 if everything in it held. */
 static Verdict restore(const struct image *image, const uint8_t *handle,
@@ -251,6 +130,7 @@ static void cycle(uint32_t backend)
 
     image.capacity = vmc_record_capacity(g.domain, VCPUS, VCPU_SIZE);
     image.record = calloc(1, image.capacity);
+    memset(image.record + VMC_RECORD_STATES, 0xc3, VCPUS * VCPU_SIZE);
     CHECK("no record before every page was exported", seal(&g, &image) != 0);
     for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
     {
@@ -446,17 +326,6 @@ static void doors(void)
     }
 }
 
-static void end_of_group(void)
-{
-    printf("%s  %s: %u checks passed, %u failed\n", failed ? "FAIL" : "  ok",
-           group_name, passed, failed);
-    if ( failed )
-        bad_groups++;
-    else
-        good_groups++;
-    passed = failed = 0;
-}
-
 int main(void)
 {
     group_name = "refusals";
@@ -479,6 +348,5 @@ int main(void)
     }
     else
         printf("SKIP  this CPU has no AES-NI\n");
-    printf("%u passed, %u failed\n", good_groups, bad_groups);
-    return bad_groups != 0;
+    return end_of_program();
 }

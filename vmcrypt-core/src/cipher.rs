@@ -7,6 +7,7 @@
 //! `docs/CRYPTO.md` says why it is used, what it leaks and why the tag is one.
 
 use crate::aes::{AesKey, Block};
+use crate::disclose::verdict;
 use crate::ids::{Pfn, SessionId};
 use crate::polyval::HashKey;
 use core::fmt;
@@ -67,7 +68,7 @@ pub struct PageTag(pub [u8; 16]);
 
 impl PartialEq for PageTag {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        verdict(self.0.ct_eq(&other.0))
     }
 }
 

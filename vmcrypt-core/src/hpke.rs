@@ -16,6 +16,7 @@ use poly1305::universal_hash::{KeyInit, UniversalHash};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+use crate::disclose::{disclose, verdict};
 use crate::keys::draw_secret;
 use crate::mac::{Digest, expand, extract};
 use crate::seal::Forged;
@@ -66,6 +67,7 @@ impl KeyPair {
         self.secret = *secret;
         let mut public = [0; 32];
         self.multiply(&BASE, &mut public);
+        disclose(&mut public);
         self.public = PublicKey(public);
     }
 
@@ -122,7 +124,7 @@ impl KeyPair {
         let context = [&encapsulated.0[..], &self.public.0, &sender.0];
         labeled_expand(KEM, &prk, b"shared_secret", context, &mut shared);
         prk.zeroize();
-        if bool::from(weak) { Err(Forged) } else { Ok(shared) }
+        if verdict(weak) { Err(Forged) } else { Ok(shared) }
     }
 
     /// X25519 (RFC 7748, section 5).
@@ -211,10 +213,10 @@ fn decrypt(keys: &CipherKeys, tag: &[u8; 16], aad: &[u8], text: &mut [u8]) -> Re
     let mut stream = [0; 64].into();
     cipher.write_keystream_block(&mut stream);
     let genuine = match stream.first_chunk::<32>() {
-        Some(once) => authenticator(once, aad, text).ct_eq(tag),
+        Some(once) => verdict(authenticator(once, aad, text).ct_eq(tag)),
         None => return Err(Forged),
     };
-    if bool::from(genuine) {
+    if genuine {
         for part in text.chunks_mut(64) {
             cipher.write_keystream_block(&mut stream);
             for (byte, key) in part.iter_mut().zip(&stream) {
@@ -223,7 +225,7 @@ fn decrypt(keys: &CipherKeys, tag: &[u8; 16], aad: &[u8], text: &mut [u8]) -> Re
         }
     }
     stream.as_mut_slice().zeroize();
-    if bool::from(genuine) { Ok(()) } else { Err(Forged) }
+    if genuine { Ok(()) } else { Err(Forged) }
 }
 
 /// Poly1305 under a key that is used this once.

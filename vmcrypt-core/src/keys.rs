@@ -4,6 +4,7 @@
 //! hierarchy is drawn in `docs/CRYPTO.md`.
 
 use crate::cipher::PageKey;
+use crate::disclose::disclose;
 use crate::ids::{KeyId, SessionId};
 use crate::mac::{Digest, expand, hkdf};
 use core::fmt;
@@ -52,6 +53,8 @@ impl RootKey {
     pub fn key_id(&self) -> KeyId {
         let mut id = KeyId::default();
         hkdf(ID_SALT, &self.0, &[ID_INFO], &mut id.0);
+        // Records and sealed keys name their key in clear.
+        disclose(&mut id.0);
         id
     }
 }

@@ -11,6 +11,7 @@ mod bitmap;
 mod bytes;
 pub mod cipher;
 mod class;
+mod disclose;
 pub mod domain;
 pub mod doors;
 pub mod hpke;

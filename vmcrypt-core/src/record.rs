@@ -11,6 +11,7 @@
 //! carries that blob unread (Xen: `tools/libs/guest/xg_sr_save_x86_pv.c`, `write_one_vcpu_xsave`).
 
 use crate::bytes::{Reader, Writer};
+use crate::disclose::disclose;
 use crate::domain::Digests;
 use crate::ids::{KeyId, SessionId};
 use crate::sethash::SetHash;
@@ -156,36 +157,56 @@ impl Facts {
         set.checked_add(len)?.checked_add(TAG)
     }
 
+    /// Reads the facts of a record that was decrypted a moment ago, and discloses them and the set of plain pages: dom0
+    /// had the domain built, and sees what is plain when it maps it. The digests are compared with secret ones.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn open(record: &mut [u8]) -> Result<Self, Refusal> {
+        (|| {
+            disclose(record.get_mut(HEADER..STATES)?);
+            let set = Self::parse(record)?.set_start()?;
+            disclose(record.get_mut(set..)?);
+            Some(())
+        })()
+        .ok_or(Refusal::RecordFormat)?;
+        Self::read(record)
+    }
+
     /// Reads the facts of a record that was opened, and makes sure that all parts have their place.
     ///
     /// # Errors
     /// [`Refusal::RecordFormat`] if a part overlaps another or the end.
     pub fn read(record: &[u8]) -> Result<Self, Refusal> {
         (|| {
-            let mut r = Reader::new(record.get(HEADER..STATES)?);
-            let facts = Self {
-                uuid: r.array()?,
-                pages: r.u64()?,
-                pfns: r.u64()?,
-                start_info: Pfn(r.u64()?),
-                console: Pfn(r.u64()?),
-                store: Pfn(r.u64()?),
-                p2m_root: Pfn(r.u64()?),
-                p2m_address: r.u64()?,
-                p2m_end: r.u64()?,
-                digests: Digests {
-                    private: SetHash::from_bytes(&r.array()?),
-                    plain: SetHash::from_bytes(&r.array()?),
-                },
-                measurement: r.array()?,
-                states: r.u32()?,
-                state_size: r.u32()?,
-                boot: KeyId(r.array()?),
-            };
+            let facts = Self::parse(record)?;
             facts.set_bytes(record)?;
             Some(facts)
         })()
         .ok_or(Refusal::RecordFormat)
+    }
+
+    fn parse(record: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(record.get(HEADER..STATES)?);
+        Some(Self {
+            uuid: r.array()?,
+            pages: r.u64()?,
+            pfns: r.u64()?,
+            start_info: Pfn(r.u64()?),
+            console: Pfn(r.u64()?),
+            store: Pfn(r.u64()?),
+            p2m_root: Pfn(r.u64()?),
+            p2m_address: r.u64()?,
+            p2m_end: r.u64()?,
+            digests: Digests {
+                private: SetHash::from_bytes(&r.array()?),
+                plain: SetHash::from_bytes(&r.array()?),
+            },
+            measurement: r.array()?,
+            states: r.u32()?,
+            state_size: r.u32()?,
+            boot: KeyId(r.array()?),
+        })
     }
 
     /// Puts the recorded plain pages into `plain`, which must be empty.

@@ -14,6 +14,7 @@ use zeroize::Zeroize;
 
 use crate::Refusal;
 use crate::bytes::{Reader, Writer};
+use crate::disclose::verdict;
 use crate::hpke::{KeyPair, PublicKey, Seal};
 use crate::ids::KeyId;
 use crate::keys::RootKey;
@@ -205,8 +206,8 @@ impl<'a> SealedKey<'a> {
         root.set(&mine.text);
         mine.text.zeroize();
         let (body, tag) = self.bytes.split_last_chunk::<TAG>().ok_or(Refusal::KeyFormat)?;
-        let genuine = file_tag(root, body).ct_eq(tag);
-        if bool::from(genuine) && root.key_id() == self.header.key {
+        let genuine = verdict(file_tag(root, body).ct_eq(tag));
+        if genuine && root.key_id() == self.header.key {
             Ok(())
         } else {
             root.zeroize();

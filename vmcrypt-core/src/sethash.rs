@@ -4,6 +4,7 @@
 //! under a key that never leaves Xen, and so is the sum; `docs/CRYPTO.md` has the argument.
 
 use crate::cipher::PageTag;
+use crate::disclose::verdict;
 use core::fmt;
 use subtle::ConstantTimeEq;
 
@@ -68,7 +69,7 @@ impl SetHash {
 
 impl PartialEq for SetHash {
     fn eq(&self, other: &Self) -> bool {
-        self.to_bytes().ct_eq(&other.to_bytes()).into()
+        verdict(self.to_bytes().ct_eq(&other.to_bytes()))
     }
 }
 

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod c_program;
 mod demo;
 mod doors;
 mod e2e;
 mod header;
 mod image;
+mod instructions;
 mod link_gate;
 mod lint;
 mod shell;
@@ -35,6 +37,7 @@ enum Verb {
     Header(header::Args),
     Doors(doors::Args),
     LinkGate(link_gate::Args),
+    Instructions(instructions::Args),
     Lint(lint::Args),
 }
 
@@ -59,6 +62,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Header(args) => header::run(&args),
         Verb::Doors(args) => doors::run(&args),
         Verb::LinkGate(args) => link_gate::run(&args),
+        Verb::Instructions(args) => instructions::run(&args),
         Verb::Lint(args) => lint::run(&args),
     }
 }

@@ -18,10 +18,11 @@ use vmcrypt_host::{
 use vmcrypt_testbed::Image;
 
 use crate::{
-    header, link_gate, lint,
+    header, instructions, link_gate, lint,
     xen::{self, Flavour},
 };
 
+mod constant_time;
 mod fuzz;
 mod harness;
 mod miri;
@@ -86,7 +87,7 @@ const SECTIONS: &[Section] = &[
         name: "native",
         needs: &[],
         slow: false,
-        run: |_| native(),
+        run: |_| cargo_test("native", &["--workspace", "--no-fail-fast"]),
     },
     Section {
         name: "c-harness",
@@ -135,6 +136,18 @@ const SECTIONS: &[Section] = &[
         needs: &["xen"],
         slow: false,
         run: |_| link_gate::gate(),
+    },
+    Section {
+        name: "constant-time",
+        needs: &["xen"],
+        slow: false,
+        run: |_| constant_time::run(),
+    },
+    Section {
+        name: "instructions",
+        needs: &["xen"],
+        slow: false,
+        run: |_| instructions::gate(),
     },
     Section {
         name: "xen-off",
@@ -209,12 +222,14 @@ fn built(flavour: Flavour) -> Result<Tally> {
     passed(xen::build(flavour).map(drop))
 }
 
-fn native() -> Result<Tally> {
-    let step = Step::new("cargo test");
-    let log = paths::target_subdir("test")?.join("native.log");
+/// Run tests of this workspace and count their verdicts; the log is called `name`.
+fn cargo_test(name: &str, arguments: &[&str]) -> Result<Tally> {
+    let step = Step::new(format!("cargo test: {name}"));
+    let log = paths::target_subdir("test")?.join(format!("{name}.log"));
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .args(["test", "--locked"])
+        .args(arguments)
         .current_dir(paths::workspace_root());
     let verdict = cmd::logged(&mut cargo, &log, &step);
     let tally = count(&log)?;
