@@ -12,13 +12,13 @@ use anyhow::{Context, Result, ensure};
 use clap::builder::PossibleValuesParser;
 use vmcrypt_e2e::Options;
 use vmcrypt_host::{
-    Tally, cmd, paths,
+    Tally, cmd, hostpkg, paths,
     progress::{Step, seconds},
 };
 use vmcrypt_testbed::Image;
 
 use crate::{
-    header, link_gate, lint,
+    bench, header, link_gate, lint,
     xen::{self, Flavour},
 };
 
@@ -210,11 +210,13 @@ fn built(flavour: Flavour) -> Result<Tally> {
 }
 
 fn native() -> Result<Tally> {
+    hostpkg::ensure(bench::PACKAGES)?;
     let step = Step::new("cargo test");
     let log = paths::target_subdir("test")?.join("native.log");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .args(["--features", bench::FEATURE])
         .current_dir(paths::workspace_root());
     let verdict = cmd::logged(&mut cargo, &log, &step);
     let tally = count(&log)?;
