@@ -45,3 +45,12 @@ pub fn available() -> Vec<Kind> {
     .filter_map(|(kind, there)| there.then_some(kind))
     .collect()
 }
+
+/// Those but the portable one, which takes a long time, unless there is no other.
+pub fn fast() -> Vec<Kind> {
+    let all = available();
+    match all.get(1..) {
+        Some(fast) if !fast.is_empty() => fast.to_vec(),
+        _ => all,
+    }
+}

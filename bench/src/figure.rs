@@ -138,6 +138,7 @@ impl Figure {
     pub fn show(&self, number: f64) -> String {
         let (number, unit) = match self.unit {
             Unit::Nanoseconds if number.abs() >= 1e6 => (number / 1e6, "ms"),
+            Unit::Nanoseconds if number.abs() >= 1e4 => (number / 1e3, "us"),
             Unit::Nanoseconds => (number, "ns"),
             Unit::Seconds if number.abs() < 1.0 => (number * 1e3, "ms"),
             Unit::Seconds => (number, "s"),

@@ -3,7 +3,8 @@
 //! VMCrypt's first prototype (Tadokoro, Uchida, Kourai and Chiba, for Xen 4.0.1) looked at each map for the page among
 //! the guest's page tables and P2M frames, by a walk. There are more of both the more memory there is, so all maps of
 //! a save took time with its square. VMCrypt asks a set of bits instead. The prototype's code is not here: its walk is
-//! [`Tree`], which looks at what such a walk has to look at and at nothing else; locks and mappings are left out.
+//! [`Tree`], which looks at what such a walk has to look at and at nothing else: locks, mappings and absent entries are
+//! left out.
 
 use std::path::Path;
 
@@ -34,8 +35,8 @@ pub const QUICK: &[u64] = &[256, 512, 1024];
 
 /// A tree of frames that name frames: page tables, or a P2M with its lists. The lowest frames are named and not there.
 struct Tree {
-    /// By frame number, from the first on; the root is the last.
-    frames: Vec<[u64; ENTRIES as usize]>,
+    /// The entries of each that name a frame, from the first frame on; the root is the last.
+    frames: Vec<Vec<u64>>,
     first: u64,
     levels: u32,
 }
@@ -52,14 +53,10 @@ impl Tree {
         while named.end - named.start > 1 || levels == 0 {
             let next = first + frames.len() as u64;
             let numbers: Vec<u64> = named.collect();
-            frames.extend(numbers.chunks(ENTRIES as usize).map(|names| {
-                let mut frame = [0; ENTRIES as usize];
-                frame
-                    .iter_mut()
-                    .zip(names)
-                    .for_each(|(entry, name)| *entry = name << 12 | PRESENT);
-                frame
-            }));
+            let tables = numbers.chunks(ENTRIES as usize);
+            frames.extend(
+                tables.map(|names| names.iter().map(|name| name << 12 | PRESENT).collect::<Vec<_>>()),
+            );
             named = next..first + frames.len() as u64;
             levels += 1;
         }
@@ -84,8 +81,8 @@ impl Tree {
 
     fn names(&self, table: u64, level: u32, frame: u64) -> bool {
         let entries = &self.frames[(table - self.first) as usize];
-        let mut children = entries.iter().filter(|entry| **entry & PRESENT != 0);
-        children.any(|entry| {
+        let mut present = entries.iter().filter(|entry| **entry & PRESENT != 0);
+        present.any(|entry| {
             let child = entry >> 12;
             child == frame || (level > 1 && self.names(child, level - 1, frame))
         })

@@ -149,6 +149,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
                 sizes: args.sizes.clone().unwrap_or_else(|| sizes.to_vec()),
                 disk_up_to: args.disk_up_to,
                 disk: save::Disk::new(args.disk, DISK_CACHE),
+                backends: backend::fast(),
                 dir: args.dir.clone(),
                 rounds,
             };

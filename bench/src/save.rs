@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    backend::{self, PORTABLE},
+    backend::{Kind, PORTABLE},
     figure::{Figure, Report, Unit},
     fit::Fit,
     guest::boot,
@@ -35,7 +35,7 @@ mod way;
 /// Frames in a MiB.
 const FRAMES: u64 = 256;
 /// Memory that others may want while the largest save is measured.
-const SPARE: u64 = 1536;
+const SPARE: u64 = 4096;
 
 /// What to save, and whereto.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ pub struct Plan {
     pub disk_up_to: u64,
     /// The modelled disk.
     pub disk: Disk,
+    /// Page ciphers to do it with.
+    pub backends: Vec<Kind>,
     /// Where files are written, and deleted at once.
     pub dir: PathBuf,
     /// Samples of each.
@@ -86,7 +88,7 @@ fn available() -> Result<u64> {
 /// Measures every way to every sink. Before that, each way is seen to bring memory back.
 pub fn measure(plan: &Plan) -> Result<Report> {
     boot(PORTABLE)?;
-    let ways = Way::all(&backend::available(), &plan.dir)?;
+    let ways = Way::all(&plan.backends, &plan.dir)?;
     for way in &ways {
         way.check(&plan.dir).with_context(|| way.label())?;
     }
@@ -194,12 +196,13 @@ mod tests {
             sizes: vec![1, 2],
             disk_up_to: 1,
             disk: Disk::new(4000, 1),
+            backends: vec![PORTABLE],
             dir: dir.path().to_owned(),
             rounds: 1,
         };
         plan.fit().unwrap();
         let report = measure(&plan).unwrap();
-        let ways = Way::all(&backend::available(), dir.path()).unwrap();
+        let ways = Way::all(&plan.backends, dir.path()).unwrap();
         assert_eq!(report.figures.len(), 3 * ways.len());
         let plain = |figure: &&Figure| figure.name == Way::Plain.name();
         assert!(
@@ -219,6 +222,7 @@ mod tests {
             sizes: vec![1, 1 << 40],
             disk_up_to: 0,
             disk: Disk::new(1, 1),
+            backends: vec![PORTABLE],
             dir: std::env::temp_dir(),
             rounds: 1,
         };

@@ -13,7 +13,7 @@ use crate::{
     figure::{self, Figure, Place, Report},
     guest::{Cpu, Guest, PRIVATE, View, boot, host_denies},
     machine::{self, on_cpu as timed},
-    model::{Frame, Mapped, copy_page, resident},
+    model::{Frame, Mapped, copy_page, fetch_page, resident},
     picture::{self, Bars, Row},
     rounds::{by_round, interleaved},
 };
@@ -89,18 +89,22 @@ const PLAIN_SHARE: u64 = 256;
 /// Every measure that this CPU can do, baselines first.
 #[rustfmt::skip] // a table
 fn all() -> Vec<Measure> {
-    use Order::{Ascending, Random};
-    use Place::{Cached, Sequential};
+    use Order::{Ascending, Shuffled};
+    use Place::{Cached, Random, Sequential};
     use Unit::{Event, Page, Record};
 
     type Row = (Unit, &'static str, Option<Kind>, fn(&mut World) -> Result<f64>);
     let (ni, avx2, avx512, portable) = (Some(NI), Some(AVX2), Some(AVX512), Some(PORTABLE));
-    let list: [Row; 35] = [
+    let list: [Row; 39] = [
         (Page(Cached), COPY, None, |w| w.copy(Cached)),
         (Page(Sequential), COPY, None, |w| w.copy(Sequential)),
+        (Page(Random), COPY, None, |w| w.copy(Random)),
         (Page(Sequential), "map a table, entries in a row", ni, |w| w.map_table(Ascending)),
-        (Page(Sequential), "map a table, entries at random", ni, |w| w.map_table(Random)),
-        (Page(Sequential), "map a private page", ni, |w| w.map(NI)),
+        (Page(Sequential), "map a table, entries at random", ni, |w| w.map_table(Shuffled)),
+        (Page(Sequential), "map a private page", ni, |w| w.map(NI, in_row, false)),
+        (Page(Sequential), "map a private page, the next one fetched ahead", ni, |w| w.map(NI, in_row, true)),
+        (Page(Random), "map a private page", ni, |w| w.map(NI, scattered, false)),
+        (Page(Random), "map a private page, the next one fetched ahead", ni, |w| w.map(NI, scattered, true)),
         (Page(Cached), MAP, ni, World::map_hot),
         (Page(Sequential), "map a private page, registers saved by the batch", ni, World::map_batch),
         (Page(Cached), ENCRYPT, ni, |w| w.encrypt(NI, Cached)),
@@ -112,20 +116,20 @@ fn all() -> Vec<Measure> {
         (Page(Cached), "restore a page", ni, |w| w.restore(NI, Cached)),
         (Page(Sequential), "restore a page", ni, |w| w.restore(NI, Sequential)),
         (Event, "map and unmap one page of a running guest", ni, World::map_running),
-        (Page(Sequential), "map a private page", portable, |w| w.map(PORTABLE)),
+        (Page(Sequential), "map a private page", portable, |w| w.map(PORTABLE, in_row, false)),
         (Page(Cached), ENCRYPT, portable, |w| w.encrypt(PORTABLE, Cached)),
         (Page(Sequential), ENCRYPT, portable, |w| w.encrypt(PORTABLE, Sequential)),
         (Page(Cached), "restore a page", portable, |w| w.restore(PORTABLE, Cached)),
         (Page(Sequential), "restore a page", portable, |w| w.restore(PORTABLE, Sequential)),
         (Event, "unmap a replica", None, World::unmap),
         (Event, JUDGE, None, |w| w.judge(Ascending, false)),
-        (Event, "judge, at random", None, |w| w.judge(Random, false)),
+        (Event, "judge, at random", None, |w| w.judge(Shuffled, false)),
         (Event, "judge and M2P look-up, in order", None, |w| w.judge(Ascending, true)),
-        (Event, "judge and M2P look-up, at random", None, |w| w.judge(Random, true)),
+        (Event, "judge and M2P look-up, at random", None, |w| w.judge(Shuffled, true)),
         (Event, "judge a hypercall on a domain", None, World::door),
         (Event, "judge a hypercall on the machine", None, World::host_door),
         (Event, "page becomes plain and private again, in order", None, |w| w.hooks(Ascending)),
-        (Event, "page becomes plain and private again, at random", None, |w| w.hooks(Random)),
+        (Event, "page becomes plain and private again, at random", None, |w| w.hooks(Shuffled)),
         (Event, "vector registers saved and restored", None, World::vectors),
         (Record, "seal the record of a small guest", None, |w| w.record(0, Step::Seal)),
         (Record, "open the record of a small guest", None, |w| w.record(0, Step::Open)),
@@ -230,7 +234,7 @@ pub fn draw(report: &Report, path: &Path) -> Result<()> {
 #[derive(Clone, Copy)]
 enum Order {
     Ascending,
-    Random,
+    Shuffled,
 }
 
 #[derive(Clone, Copy)]
@@ -327,7 +331,7 @@ impl World {
         let count = self.size.batch * EVENTS;
         match order {
             Order::Ascending => self.pfns(Place::Sequential, count).collect(),
-            Order::Random => {
+            Order::Shuffled => {
                 self.random.rotate_left(count % (1 << 20));
                 self.random.iter().copied().take(count).collect()
             }
@@ -346,11 +350,17 @@ impl World {
     fn copy(&mut self, place: Place) -> Result<f64> {
         let batch = self.size.batch;
         let pfns = self.pfns(place, batch);
-        let wrap = if place == Place::Cached { HOT } else { batch };
+        let (wrap, frame): (_, fn(u64) -> u64) = match place {
+            Place::Cached => (HOT, in_row),
+            Place::Sequential => (batch, in_row),
+            Place::Random => (batch, scattered),
+        };
         let Self { memory, cpu, .. } = self;
+        let frames = memory.len() as u64;
         timed(batch, || {
             for (i, pfn) in pfns.enumerate() {
-                copy_page(&mut cpu.replicas[i % wrap], &memory[pfn as usize % memory.len()]);
+                let from = &memory[(frame(pfn) % frames) as usize];
+                copy_page(&mut cpu.replicas[i % wrap], from);
             }
             Ok(())
         })
@@ -383,15 +393,17 @@ impl World {
         })
     }
 
-    /// Maps a batch, and unmaps it when the time was taken.
-    fn map(&mut self, backend: Kind) -> Result<f64> {
+    /// Maps a batch, and unmaps it when the time was taken. `frame` says which frame is a page's.
+    fn map(&mut self, backend: Kind, frame: fn(u64) -> u64, ahead: bool) -> Result<f64> {
         let pages = self.boot(backend)?;
         let pfns = self.pfns(Place::Sequential, pages);
         let mut replicas = Vec::with_capacity(pages);
         let Self {
             guest, cpu, memory, ..
         } = self;
-        let time = map_all(guest, cpu, pfns, memory, &mut replicas);
+        let frames = memory.len() as u64;
+        let pages = pfns.map(|pfn| (pfn, &memory[(frame(pfn) % frames) as usize]));
+        let time = map_all(guest, cpu, pages, ahead, &mut replicas);
         unmap_all(guest, cpu, replicas)?;
         time
     }
@@ -399,7 +411,7 @@ impl World {
     fn map_batch(&mut self) -> Result<f64> {
         self.cpu.saves = false;
         self.cpu.vectors.enter();
-        let time = self.map(NI);
+        let time = self.map(NI, in_row, false);
         self.cpu.vectors.leave();
         self.cpu.saves = true;
         time
@@ -445,9 +457,12 @@ impl World {
         let [row, random] = tables;
         let tables = match order {
             Order::Ascending => row,
-            Order::Random => random,
+            Order::Shuffled => random,
         };
-        let time = map_all(guest, cpu, pfns.clone(), tables, &mut replicas);
+        let pages = pfns
+            .clone()
+            .map(|pfn| (pfn, &tables[pfn as usize % tables.len()]));
+        let time = map_all(guest, cpu, pages, false, &mut replicas);
         unmap_all(guest, cpu, replicas)?;
         pfns.for_each(|pfn| guest.lose(pfn));
         time
@@ -568,19 +583,36 @@ fn frame_mut(memory: &mut [Frame], pfn: u64) -> &mut Frame {
     &mut memory[pfn as usize % frames]
 }
 
-fn map_all(
+/// Maps pages one after the other; the next one is on its way to the cache meanwhile if it is fetched `ahead`.
+fn map_all<'a>(
     guest: &Guest,
     cpu: &mut Cpu,
-    pfns: impl Iterator<Item = u64>,
-    memory: &[Frame],
+    mut pages: impl Iterator<Item = (u64, &'a Frame)>,
+    ahead: bool,
     replicas: &mut Vec<usize>,
 ) -> Result<f64> {
     timed(replicas.capacity(), || {
-        for pfn in pfns {
-            replicas.push(guest.map(cpu, pfn, &memory[pfn as usize % memory.len()])?);
+        let mut next = pages.next();
+        while let Some((pfn, page)) = next {
+            next = pages.next();
+            if let (true, Some((_, page))) = (ahead, next) {
+                fetch_page(page);
+            }
+            replicas.push(guest.map(cpu, pfn, page)?);
         }
         Ok(())
     })
+}
+
+/// Of a guest that got its memory in order.
+const fn in_row(pfn: u64) -> u64 {
+    pfn
+}
+
+/// Of one whose frames lie anywhere: neighbours in the guest are far apart, and each frame is still somebody's.
+const fn scattered(pfn: u64) -> u64 {
+    // Odd, so that it permutes every power of two; a multiple of what it is near to would keep neighbours together.
+    pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn unmap_all(guest: &Guest, cpu: &mut Cpu, replicas: Vec<usize>) -> Result<()> {
