@@ -129,7 +129,8 @@ impl Figure {
             self.place.map(|place| place.name().to_owned()),
             self.sink.clone(),
             self.mib.map(|mib| format!("{mib} MiB")),
-            self.threads.map(|threads| format!("{threads} threads")),
+            self.threads
+                .map(|threads| format!("{threads} thread{}", if threads == 1 { "" } else { "s" })),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
@@ -230,30 +231,31 @@ impl Report {
     }
 }
 
+/// The machine and a table in Markdown.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.machine)?;
+        writeln!(f, "{}\n", self.machine)?;
         let labels: Vec<String> = self.figures.iter().map(Figure::label).collect();
-        let width = labels.iter().map(String::len).max().unwrap_or(0) + 2;
-        writeln!(
-            f,
-            "{:<width$}{:>12}{:>24}{:>8}{:>8}",
-            "", "median", "quartiles", "GB/s", "ratio"
-        )?;
+        let width = labels.iter().map(String::len).max().unwrap_or(0);
+        let mut row = |cells: [&str; 5]| {
+            let [label, median, spread, rate, ratio] = cells;
+            writeln!(
+                f,
+                "| {label:<width$} | {median:>9} | {spread:>22} | {rate:>6} | {ratio:>7} |"
+            )
+        };
+        row(["", "median", "quartiles", "GB/s", "ratio"])?;
+        row(["---", "---:", "---:", "---:", "---:"])?;
         for (label, figure) in labels.iter().zip(&self.figures) {
-            let spread = format!(
-                "{} .. {}",
-                figure.show(figure.lower_quartile),
-                figure.show(figure.upper_quartile)
-            );
-            let optional = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();
-            let line = format!(
-                "{label:<width$}{:>12}{spread:>24}{:>8}{:>8}",
-                figure.show(figure.median),
-                optional(figure.gbps),
-                optional(figure.ratio),
-            );
-            writeln!(f, "{}", line.trim_end())?;
+            let spread = [figure.lower_quartile, figure.upper_quartile].map(|time| figure.show(time));
+            let number = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();
+            row([
+                label,
+                &figure.show(figure.median),
+                &spread.join(" .. "),
+                &number(figure.gbps),
+                &number(figure.ratio),
+            ])?;
         }
         Ok(())
     }

@@ -6,6 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    sys::resource::{UsageWho, getrusage},
+    sys::time::TimeValLike,
+};
 use rustix::{
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
@@ -142,9 +146,54 @@ fn cpu_time() -> Result<Duration> {
         .context("the thread's clock is before its start")
 }
 
-/// Seconds on the wall.
-pub fn on_wall(work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
+/// What work with threads and programs of its own took.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// Seconds on the wall.
+    pub wall: f64,
+    /// Seconds on a CPU, of this process and of the programs that it started and that ended.
+    pub cpu: f64,
+}
+
+/// Does `work`, nothing else of this process being under way.
+pub fn cost(work: impl FnOnce() -> Result<()>) -> Result<Cost> {
+    let (start, before) = (Instant::now(), all_cpu_time()?);
     work()?;
-    Ok(start.elapsed().as_secs_f64())
+    Ok(Cost {
+        wall: start.elapsed().as_secs_f64(),
+        cpu: all_cpu_time()? - before,
+    })
+}
+
+fn all_cpu_time() -> Result<f64> {
+    let seconds = |who| -> Result<f64> {
+        let usage = getrusage(who).context("cannot ask for the time on the CPU")?;
+        let times = [usage.user_time(), usage.system_time()];
+        Ok(times
+            .map(|time| time.num_microseconds() as f64 * 1e-6)
+            .iter()
+            .sum())
+    };
+    Ok(seconds(UsageWho::RUSAGE_SELF)? + seconds(UsageWho::RUSAGE_CHILDREN)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No time is asked for, only that it is noted at all.
+    #[test]
+    fn the_cost_of_a_program_counts() {
+        let cost = cost(|| {
+            let dd = ["if=/dev/zero", "of=/dev/null", "bs=1M", "count=500"];
+            let status = std::process::Command::new("dd")
+                .args(dd)
+                .arg("status=none")
+                .status()?;
+            anyhow::ensure!(status.success(), "dd failed");
+            Ok(())
+        })
+        .unwrap();
+        assert!(cost.cpu > 0.0 && cost.wall > 0.0, "{cost:?}");
+    }
 }

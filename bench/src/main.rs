@@ -97,13 +97,13 @@ impl Common {
         report: &Report,
         draw: impl FnOnce(&Report, &std::path::Path) -> Result<()>,
     ) -> Result<()> {
-        print!("{report}");
         if let Some(path) = &self.json {
             report.save(path)?;
         }
         if let Some(path) = &self.svg {
             draw(report, path)?;
         }
+        print!("{report}");
         Ok(())
     }
 }
@@ -137,7 +137,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
             };
             let report = judge::measure(sizes, rounds)?;
             common.publish(&report, judge::draw)?;
-            print!("{}", judge::growth(&report));
+            print!("\n{}", judge::growth(&report));
         }
         Verb::Save(args) => {
             let (sizes, rounds): (&[u64], _) = if args.common.quick {
@@ -156,7 +156,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
             plan.fit()?;
             let report = save::measure(&plan)?;
             args.common.publish(&report, save::draw)?;
-            print!("{}", save::growth(&report));
+            print!("\n{}", save::growth(&report));
         }
         Verb::Scaling(common) => {
             let size = if common.quick {
@@ -166,7 +166,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
             };
             let report = scaling::measure(size)?;
             common.publish(&report, scaling::draw)?;
-            print!("{}", scaling::gain(&report));
+            print!("\n{}", scaling::gain(&report));
         }
         Verb::Compare(args) => return compare::run(args),
     }

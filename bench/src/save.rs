@@ -3,7 +3,7 @@
 //! Memory goes to a sink in batches of 1,024 pages, as libxc writes it. It is as it is in memory (*plain*), or what dom0
 //! sees of it under VMCrypt (each page mapped through the model, then unmapped), or goes on through a program or a
 //! connection that encrypts. Those run beside the writer, on a CPU of their own if there is one; VMCrypt's work is the
-//! writer's.
+//! writer's. Time on a CPU is that of all who take part; time on the wall has other programs' work in it too.
 
 use std::{
     fmt::Write as _,
@@ -36,6 +36,9 @@ mod way;
 const FRAMES: u64 = 256;
 /// Memory that others may want while the largest save is measured.
 const SPARE: u64 = 4096;
+
+/// Sink of the figures of time on a CPU.
+const ON_CPU: &str = "file, on a CPU";
 
 /// What to save, and whereto.
 #[derive(Debug, Clone)]
@@ -88,9 +91,12 @@ fn available() -> Result<u64> {
 /// Measures every way to every sink. Before that, each way is seen to bring memory back.
 pub fn measure(plan: &Plan) -> Result<Report> {
     boot(PORTABLE)?;
-    let ways = Way::all(&plan.backends, &plan.dir)?;
+    let dir =
+        tempfile::tempdir_in(&plan.dir).with_context(|| format!("cannot write to {}", plan.dir.display()))?;
+    let dir = dir.path();
+    let ways = Way::all(&plan.backends, dir)?;
     for way in &ways {
-        way.check(&plan.dir).with_context(|| way.label())?;
+        way.check(dir).with_context(|| way.label())?;
     }
     let largest = plan.sizes.iter().max().context("no size")?;
     let mut memory = resident((largest * FRAMES) as usize, Frame([0; 4096]), Mapped::Large);
@@ -102,9 +108,10 @@ pub fn measure(plan: &Plan) -> Result<Report> {
         .filter(|(_, disk, mib)| !disk || *mib <= plan.disk_up_to)
         .collect();
     Report::measure("save", || {
-        let samples = interleaved(cells.len(), 0, plan.rounds, |cell| {
+        let mut cpu = vec![Vec::with_capacity(plan.rounds); cells.len()];
+        let wall = interleaved(cells.len(), 0, plan.rounds, |cell| {
             let (way, disk, mib) = cells[cell];
-            let file = tempfile::NamedTempFile::new_in(&plan.dir)?;
+            let file = tempfile::NamedTempFile::new_in(dir)?;
             let sink = if disk {
                 Sink::Disk(plan.disk.start())
             } else {
@@ -112,34 +119,37 @@ pub fn measure(plan: &Plan) -> Result<Report> {
             };
             let saver = way.prepare(mib * FRAMES)?;
             let pages = &memory[..(mib * FRAMES) as usize];
-            machine::on_wall(|| saver.save(pages, sink).map(drop)).with_context(|| way.label())
+            let cost = machine::cost(|| saver.save(pages, sink).map(drop)).with_context(|| way.label())?;
+            cpu[cell].push(cost.cpu);
+            Ok(cost.wall)
         })?;
-        let plain = |disk, mib| {
-            let fits = |cell: &&(&Way, bool, u64)| cell.1 == disk && cell.2 == mib && *cell.0 == Way::Plain;
-            let at = cells.iter().position(|cell| fits(&cell));
-            at.and_then(|at| samples.get(at))
+        let figures = |samples: &[Vec<f64>], sink: &dyn Fn(bool) -> Option<String>| -> Vec<Figure> {
+            let figure = |(cell, of): (&Vec<f64>, &(&Way, bool, u64))| {
+                let (way, disk, mib) = *of;
+                let figure = Figure {
+                    backend: way.backend(),
+                    sink: Some(sink(disk)?),
+                    mib: Some(mib),
+                    ..Figure::new(way.name(), Unit::Seconds, cell)
+                };
+                let plain = cells.iter().position(|cell| *cell == (&Way::Plain, disk, mib));
+                Some(match plain.and_then(|at| samples.get(at)) {
+                    Some(plain) => figure.against(cell, plain),
+                    None => figure,
+                })
+            };
+            samples.iter().zip(&cells).filter_map(figure).collect()
         };
-        let figures = samples.iter().zip(&cells).map(|(samples, (way, disk, mib))| {
-            let figure = Figure {
-                backend: way.backend(),
-                sink: Some(if *disk {
-                    plan.disk.to_string()
-                } else {
-                    "file".to_owned()
-                }),
-                mib: Some(*mib),
-                ..Figure::new(way.name(), Unit::Seconds, samples)
-            };
-            let figure = Figure {
-                gbps: Some((*mib << 20) as f64 * 1e-9 / figure.median),
-                ..figure
-            };
-            match plain(*disk, *mib) {
-                Some(plain) => figure.against(samples, plain),
-                None => figure,
-            }
+        let on_wall = figures(&wall, &|disk| {
+            Some(if disk {
+                plan.disk.to_string()
+            } else {
+                "file".to_owned()
+            })
         });
-        Ok(figures.collect())
+        // A slow disk takes no CPU's time: that is the same as of a file.
+        let on_cpu = figures(&cpu, &|disk| (!disk).then(|| ON_CPU.to_owned()));
+        Ok([on_cpu, on_wall].concat())
     })
 }
 
@@ -159,10 +169,12 @@ pub fn growth(report: &Report) -> String {
     text
 }
 
-/// A curve for each way and sink.
+/// Curves of time on a CPU: the others are nearly one on a slow disk, and other programs' on the wall.
 pub fn draw(report: &Report, path: &Path) -> Result<()> {
-    let heading = format!("Saving a guest. {}", report.machine.cpu());
-    picture::curves(&heading, &curves(report), path)
+    let heading = format!("Saving a guest: seconds on a CPU. {}", report.machine.cpu());
+    let mut curves = curves(report);
+    curves.retain(|curve| curve.label.ends_with(ON_CPU));
+    picture::curves(&heading, &curves, path)
 }
 
 fn curves(report: &Report) -> Vec<Curve> {
@@ -203,7 +215,7 @@ mod tests {
         plan.fit().unwrap();
         let report = measure(&plan).unwrap();
         let ways = Way::all(&plan.backends, dir.path()).unwrap();
-        assert_eq!(report.figures.len(), 3 * ways.len());
+        assert_eq!(report.figures.len(), (2 + 3) * ways.len());
         let plain = |figure: &&Figure| figure.name == Way::Plain.name();
         assert!(
             report
@@ -212,7 +224,7 @@ mod tests {
                 .filter(plain)
                 .all(|figure| figure.ratio == Some(1.0))
         );
-        assert_eq!(growth(&report).lines().count(), 2 * ways.len());
+        assert_eq!(growth(&report).lines().count(), 3 * ways.len());
         draw(&report, &dir.path().join("save.svg")).unwrap();
     }
 

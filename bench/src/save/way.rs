@@ -49,10 +49,8 @@ pub struct Saver<'a> {
 impl Way {
     /// All that this machine can do; `dir` keeps a key.
     pub fn all(backends: &[Kind], dir: &Path) -> Result<Vec<Self>> {
-        let identity = dir.join("vmcrypt-bench-age.key");
-        if !identity.exists() {
-            output(Command::new("age-keygen").arg("-o").arg(&identity))?;
-        }
+        let identity = dir.join("age.key");
+        output(Command::new("age-keygen").arg("-o").arg(&identity))?;
         let mut ways = vec![Self::Plain];
         ways.extend(backends.iter().map(|kind| Self::VmCrypt(*kind)));
         ways.extend([Self::OpenSsl, Self::Age(identity)]);
