@@ -2,9 +2,12 @@
 //!
 //! Each verb measures one thing, prints a table and writes a result file; `compare` holds two of those against each other.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::figure::Report;
@@ -47,6 +50,14 @@ enum Verb {
     Save(Save),
     /// Pages a second with more than one CPU at work
     Scaling(Common),
+    /// Draw the figures of a result file
+    Draw {
+        /// Result file of any verb
+        file: PathBuf,
+
+        /// Where to draw them
+        svg: PathBuf,
+    },
     /// What changed between two result files of the same verb
     ///
     /// Exit code 0: nothing beyond noise; 1: something did; 2: the files cannot be compared.
@@ -92,11 +103,7 @@ struct Save {
 }
 
 impl Common {
-    fn publish(
-        &self,
-        report: &Report,
-        draw: impl FnOnce(&Report, &std::path::Path) -> Result<()>,
-    ) -> Result<()> {
+    fn publish(&self, report: &Report) -> Result<()> {
         if let Some(path) = &self.json {
             report.save(path)?;
         }
@@ -105,6 +112,18 @@ impl Common {
         }
         print!("{report}");
         Ok(())
+    }
+}
+
+/// By the verb that measured them.
+fn draw(report: &Report, svg: &Path) -> Result<()> {
+    match report.verb.as_str() {
+        "page" => page::draw(report, svg),
+        "stages" => stages::draw(report, svg),
+        "judge" => judge::draw(report, svg),
+        "save" => save::draw(report, svg),
+        "scaling" => scaling::draw(report, svg),
+        other => bail!("there is no picture of \"{other}\""),
     }
 }
 
@@ -123,11 +142,11 @@ fn run(verb: &Verb) -> Result<ExitCode> {
             } else {
                 page::Size::FULL
             };
-            common.publish(&page::measure(size)?, page::draw)?;
+            common.publish(&page::measure(size)?)?;
         }
         Verb::Stages(common) => {
             let rounds = if common.quick { 5 } else { 150 };
-            common.publish(&stages::measure(stages::Size::FULL, rounds)?, stages::draw)?;
+            common.publish(&stages::measure(stages::Size::FULL, rounds)?)?;
         }
         Verb::Judge(common) => {
             let (sizes, rounds) = if common.quick {
@@ -136,7 +155,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
                 (judge::FULL, 3)
             };
             let report = judge::measure(sizes, rounds)?;
-            common.publish(&report, judge::draw)?;
+            common.publish(&report)?;
             print!("\n{}", judge::growth(&report));
         }
         Verb::Save(args) => {
@@ -155,7 +174,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
             };
             plan.fit()?;
             let report = save::measure(&plan)?;
-            args.common.publish(&report, save::draw)?;
+            args.common.publish(&report)?;
             print!("\n{}", save::growth(&report));
         }
         Verb::Scaling(common) => {
@@ -165,10 +184,42 @@ fn run(verb: &Verb) -> Result<ExitCode> {
                 scaling::Size::FULL
             };
             let report = scaling::measure(size)?;
-            common.publish(&report, scaling::draw)?;
+            common.publish(&report)?;
             print!("\n{}", scaling::gain(&report));
         }
+        Verb::Draw { file, svg } => draw(&Report::load(file)?, svg)?,
         Verb::Compare(args) => return compare::run(args),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figure::{Figure, Place, Unit};
+
+    #[test]
+    fn a_file_is_drawn_by_the_verb_that_wrote_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, svg) = (dir.path().join("file"), dir.path().join("svg"));
+        let figures = || {
+            let figure = Figure::new("some cipher", Unit::Nanoseconds, &[1.0]).of_pages(Place::Cached);
+            Ok(vec![Figure {
+                backend: Some("a backend".to_owned()),
+                ..figure
+            }])
+        };
+        Report::measure("page", figures).unwrap().save(&file).unwrap();
+        run(&Verb::Draw {
+            file,
+            svg: svg.clone(),
+        })
+        .unwrap();
+        assert!(
+            std::fs::read_to_string(&svg)
+                .unwrap()
+                .contains("some cipher, a backend")
+        );
+        draw(&Report::measure("nothing", figures).unwrap(), &svg).unwrap_err();
+    }
 }

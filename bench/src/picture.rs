@@ -110,6 +110,7 @@ pub fn curves(heading: &str, curves: &[Curve], path: &Path) -> Result<()> {
         .build_cartesian_2d(range(|(x, _)| x), range(|(_, y)| y))?;
     chart
         .configure_mesh()
+        .x_labels(6)
         .x_desc("memory, MiB")
         .y_desc("seconds")
         .x_label_formatter(&|x| format!("{x:.0}"))

@@ -173,7 +173,13 @@ pub fn growth(report: &Report) -> String {
 pub fn draw(report: &Report, path: &Path) -> Result<()> {
     let heading = format!("Saving a guest: seconds on a CPU. {}", report.machine.cpu());
     let mut curves = curves(report);
-    curves.retain(|curve| curve.label.ends_with(ON_CPU));
+    curves.retain_mut(|curve| match curve.label.strip_suffix(&format!(", {ON_CPU}")) {
+        Some(way) => {
+            curve.label = way.to_owned();
+            true
+        }
+        None => false,
+    });
     picture::curves(&heading, &curves, path)
 }
 

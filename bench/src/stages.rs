@@ -202,7 +202,7 @@ pub fn draw(report: &Report, path: &Path) -> Result<()> {
     let panel = |title: &str, wanted: fn(&Figure) -> bool| {
         let short = |figure: &&Figure| {
             // Bars so long that they would leave nothing to see of the others; the table has them.
-            let long = figure.backend.as_deref() == Some(PORTABLE.name) || figure.median >= 50_000.0;
+            let long = figure.backend.as_deref() == Some(PORTABLE.name) || figure.median >= 20_000.0;
             !long && wanted(figure)
         };
         let rows = report.figures.iter().filter(short).map(|figure| Row {
