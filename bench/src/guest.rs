@@ -18,7 +18,10 @@ use vmcrypt_ffi::{
     record::{VmcFacts, vmc_record_capacity},
 };
 
-use crate::model::{Frame, Mapped, Pool, SpinLock, VectorState, copy_page, resident};
+use crate::{
+    backend::Kind,
+    model::{Frame, Mapped, Pool, SpinLock, VectorState, copy_page, resident},
+};
 
 /// Class of the pages that become plain here: page tables.
 const CLASS: u32 = 2;
@@ -78,9 +81,9 @@ mod calls {
 
 /// Draws a host key and chooses a backend. Open sessions keep their keys; a record is opened under the host key that
 /// it was sealed under.
-pub fn boot(backend: u32) -> Result<()> {
-    // SAFETY: the program has one thread, and no call is under way.
-    let verdict = unsafe { vmc_host_init(backend) };
+pub fn boot(backend: Kind) -> Result<()> {
+    // SAFETY: one thread alone boots, and no call is under way.
+    let verdict = unsafe { vmc_host_init(backend.number) };
     ensure!(verdict == 0, "no entropy for a host key");
     Ok(())
 }
@@ -158,6 +161,10 @@ pub struct Guest {
     /// What the Rust part reaches through pointers: its own state, three sets, the tags.
     _memory: (Vec<u128>, [Vec<u64>; 3], Vec<PageTag>),
 }
+
+// SAFETY: threads share it as CPUs share a domain in Xen: the Rust part is entered under the lock, or with a ticket
+// that the thread drew itself, or exclusively. The rest is atomic or only read.
+unsafe impl Sync for Guest {}
 
 impl Drop for Guest {
     fn drop(&mut self) {
@@ -391,12 +398,12 @@ impl Guest {
     }
 
     /// `decrypt()` of `seal.c`.
-    pub fn decrypt(&self, cpu: &mut Cpu, session: &SessionId, pfn: u64, page: &mut Frame) {
+    pub fn decrypt(&mut self, cpu: &mut Cpu, session: &SessionId, pfn: u64, page: &mut Frame) {
         cpu.with_vectors(|_| self.restore(session, pfn, PRIVATE, page));
     }
 
     /// `bind()` of `seal.c`, of a page table.
-    pub fn rebind(&self, cpu: &mut Cpu, session: &SessionId, pfn: u64, page: &Frame) -> Result<()> {
+    pub fn rebind(&mut self, cpu: &mut Cpu, session: &SessionId, pfn: u64, page: &Frame) -> Result<()> {
         copy_page(&mut cpu.scratch, page);
         ensure!(
             self.normalise(&mut cpu.scratch),
@@ -406,8 +413,8 @@ impl Guest {
         Ok(())
     }
 
-    fn restore(&self, session: &SessionId, pfn: u64, kind: u64, page: &mut Frame) {
-        // SAFETY: a program's vector registers are its own; the page is exclusive; there is one thread.
+    fn restore(&mut self, session: &SessionId, pfn: u64, kind: u64, page: &mut Frame) {
+        // SAFETY: a program's vector registers are its own; the page and the domain are exclusive.
         unsafe { calls::vmc_page_restore(self.rust, session, pfn, kind, &mut page.0) }
     }
 
@@ -464,3 +471,7 @@ const fn no_facts() -> VmcFacts {
     // SAFETY: facts are numbers and bytes, for which zero is a value.
     unsafe { std::mem::zeroed() }
 }
+
+/// There is one host key in a process: one test that boots at a time.
+#[cfg(test)]
+pub static MACHINE: std::sync::Mutex<()> = std::sync::Mutex::new(());

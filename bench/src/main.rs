@@ -1,137 +1,225 @@
-//! What VMCrypt costs per page on Xen's hot paths, measured natively: `docs/BENCHMARKS.md`.
+//! What VMCrypt costs, measured natively: `docs/PERFORMANCE.md`.
 //!
-//! The Rust part is the real one, called in the order of the C bodies. What surrounds it in Xen is a model
-//! ([`model`]), so the figures say how the parts compare and not what a save takes.
+//! Each verb measures one thing, prints a table and writes a result file; `compare` holds two of those against each other.
 
-use std::{fs, path::PathBuf};
-
-use anyhow::{Context, Result};
-use clap::Parser;
-use vmcrypt_ffi::host::{VMC_BACKEND_AESNI, VMC_BACKEND_AVX2, VMC_BACKEND_AVX512, VMC_BACKEND_PORTABLE};
-use vmcrypt_simd::{avx2::Avx2, avx512::Avx512, ni::AesNi};
-
-use crate::{
-    measures::{Size, World},
-    report::Report,
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
 };
 
-mod guest;
-mod measures;
-mod model;
-mod picture;
-mod report;
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
 
-/// Measure what VMCrypt costs per page on this CPU.
+use crate::figure::Report;
+
+mod backend;
+mod compare;
+mod figure;
+mod fit;
+mod guest;
+mod judge;
+mod machine;
+mod model;
+mod page;
+mod picture;
+mod rounds;
+mod save;
+mod scaling;
+mod stages;
+
+/// MiB that a modelled disk takes at once: a small part of what a system keeps for its disks.
+const DISK_CACHE: u64 = 16;
+
+/// Measure what VMCrypt costs on this CPU.
 #[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Cli {
-    /// A few rounds only: for trying it out, not for quoting
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// How fast a page is encrypted on one CPU, beside what others offer
+    Page(Common),
+    /// What a page costs on its way to dom0 and back, stage by stage
+    Stages(Common),
+    /// How the time to judge all pages of a save grows with memory: by a walk at each map, and with a set of bits
+    Judge(Common),
+    /// What a whole save takes, beside what users do today to have it encrypted
+    Save(Save),
+    /// Pages a second with more than one CPU at work
+    Scaling(Common),
+    /// Draw the figures of a result file
+    Draw {
+        /// Result file of any verb
+        file: PathBuf,
+
+        /// Where to draw them
+        svg: PathBuf,
+    },
+    /// What changed between two result files of the same verb
+    ///
+    /// Exit code 0: nothing beyond noise; 1: something did; 2: the files cannot be compared.
+    Compare(compare::Args),
+}
+
+/// Options of all that measures.
+#[derive(clap::Args)]
+struct Common {
+    /// Write the figures here, as an array of objects
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Draw them here
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// A short run: for trying it out, not for quoting
     #[arg(long)]
     quick: bool,
-
-    /// Where figures.json and pages.svg go
-    #[arg(long, value_name = "DIR", default_value = "target/bench")]
-    out: PathBuf,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
-    let report = run(Size::FULL, if cli.quick { 5 } else { 150 })?;
-    report.save(&cli.out)?;
-    print!("{report}");
-    println!("{}", cli.out.display());
-    Ok(())
+#[derive(clap::Args)]
+struct Save {
+    #[command(flatten)]
+    common: Common,
+
+    /// Memory of the guests in MiB; by default 256 to 8,192 as far as there is room
+    #[arg(long, value_name = "MIB", value_delimiter = ',')]
+    sizes: Option<Vec<u64>>,
+
+    /// Where files are written, and deleted at once
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+
+    /// MB/s of the modelled disk
+    #[arg(long, value_name = "MB/S", default_value_t = 200)]
+    disk: u64,
+
+    /// Largest guest in MiB that is saved to the modelled disk
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    disk_up_to: u64,
 }
 
-/// Makes sure that what is measured works, and measures it. Each round runs every measure once, in an order of
-/// its own, so that other load on the machine falls on all alike.
-fn run(size: Size, rounds: usize) -> Result<Report> {
-    measures::check(VMC_BACKEND_PORTABLE, |_| ()).context("portable backend")?;
-    if AesNi::detect().is_some() {
-        measures::check(VMC_BACKEND_AESNI, |_| ()).context("AES-NI backend")?;
-    }
-    if Avx2::detect().is_some() {
-        measures::check(VMC_BACKEND_AVX2, |_| ()).context("backend of 256 bits")?;
-    }
-    if Avx512::detect().is_some() {
-        measures::check(VMC_BACKEND_AVX512, |_| ()).context("backend of 512 bits")?;
-    }
-    let list = measures::all();
-    let mut world = World::new(size)?;
-    let mut samples = vec![Vec::with_capacity(rounds); list.len()];
-    let mut order: Vec<usize> = (0..list.len()).collect();
-    // The first round only warms up.
-    for round in 0..=rounds {
-        fastrand::shuffle(&mut order);
-        for &index in &order {
-            let measure = &list[index];
-            let time = (measure.run)(&mut world).context(measure.name)?;
-            if round > 0 {
-                samples[index].push(time);
-            }
+impl Common {
+    fn publish(&self, report: &Report) -> Result<()> {
+        if let Some(path) = &self.json {
+            report.save(path)?;
         }
+        if let Some(path) = &self.svg {
+            draw(report, path)?;
+        }
+        print!("{report}");
+        Ok(())
     }
-    Report::new(&list, &samples)
 }
 
-impl Report {
-    fn save(&self, dir: &std::path::Path) -> Result<()> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let json = dir.join("figures.json");
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))?;
-        picture::draw(self, &dir.join("pages.svg"))
+/// By the verb that measured them.
+fn draw(report: &Report, svg: &Path) -> Result<()> {
+    match report.verb.as_str() {
+        "page" => page::draw(report, svg),
+        "stages" => stages::draw(report, svg),
+        "judge" => judge::draw(report, svg),
+        "save" => save::draw(report, svg),
+        "scaling" => scaling::draw(report, svg),
+        other => bail!("there is no picture of \"{other}\""),
     }
+}
+
+fn main() -> ExitCode {
+    run(&Cli::parse().verb).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn run(verb: &Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Page(common) => {
+            let size = if common.quick {
+                page::Size::QUICK
+            } else {
+                page::Size::FULL
+            };
+            common.publish(&page::measure(size)?)?;
+        }
+        Verb::Stages(common) => {
+            let rounds = if common.quick { 5 } else { 150 };
+            common.publish(&stages::measure(stages::Size::FULL, rounds)?)?;
+        }
+        Verb::Judge(common) => {
+            let (sizes, rounds) = if common.quick {
+                (judge::QUICK, 1)
+            } else {
+                (judge::FULL, 3)
+            };
+            let report = judge::measure(sizes, rounds)?;
+            common.publish(&report)?;
+            print!("\n{}", judge::growth(&report));
+        }
+        Verb::Save(args) => {
+            let (sizes, rounds): (&[u64], _) = if args.common.quick {
+                (&[64, 128, 256], 1)
+            } else {
+                (&[256, 512, 1024, 2048, 4096, 8192], 3)
+            };
+            let mut plan = save::Plan {
+                sizes: args.sizes.clone().unwrap_or_else(|| sizes.to_vec()),
+                disk_up_to: args.disk_up_to,
+                disk: save::Disk::new(args.disk, DISK_CACHE),
+                backends: backend::fast(),
+                dir: args.dir.clone(),
+                rounds,
+            };
+            plan.fit()?;
+            let report = save::measure(&plan)?;
+            args.common.publish(&report)?;
+            print!("\n{}", save::growth(&report));
+        }
+        Verb::Scaling(common) => {
+            let size = if common.quick {
+                scaling::Size::QUICK
+            } else {
+                scaling::Size::FULL
+            };
+            let report = scaling::measure(size)?;
+            common.publish(&report)?;
+            print!("\n{}", scaling::gain(&report));
+        }
+        Verb::Draw { file, svg } => draw(&Report::load(file)?, svg)?,
+        Verb::Compare(args) => return compare::run(args),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-    use crate::measures::CHECKED_TABLE;
-
-    /// There is one host key in a process: one test at a time.
-    static MACHINE: Mutex<()> = Mutex::new(());
-
-    const TINY: Size = Size {
-        pfns: 4096,
-        frames: 64,
-        batch: 16,
-        records: [1024, 4096],
-    };
+    use crate::figure::{Figure, Place, Unit};
 
     #[test]
-    fn every_measure_runs_and_is_reported() {
-        let _alone = MACHINE.lock();
+    fn a_file_is_drawn_by_the_verb_that_wrote_it() {
         let dir = tempfile::tempdir().unwrap();
-        run(TINY, 3).unwrap().save(dir.path()).unwrap();
-        let text = fs::read_to_string(dir.path().join("figures.json")).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert!(json["machine"]["cpu"].as_str().is_some_and(|cpu| !cpu.is_empty()));
-        assert_eq!(json["rounds"], 3);
-        let figures = json["figures"].as_array().unwrap();
-        assert_eq!(figures.len(), measures::all().len());
-        for figure in figures {
-            let number = |name: &str| figure[name].as_f64().unwrap();
-            assert!(number("lower_quartile") <= number("median"), "{figure}");
-            assert!(number("median") <= number("upper_quartile"), "{figure}");
-        }
-        let picture = fs::read_to_string(dir.path().join("pages.svg")).unwrap();
-        assert!(picture.starts_with("<svg") && picture.contains("map a private page"));
-    }
-
-    #[test]
-    fn a_page_that_does_not_come_back_is_noticed() {
-        let _alone = MACHINE.lock();
-        for backend in [VMC_BACKEND_PORTABLE, VMC_BACKEND_AESNI] {
-            if backend == VMC_BACKEND_AESNI && AesNi::detect().is_none() {
-                continue;
-            }
-            measures::check(backend, |_| ()).unwrap();
-            measures::check(backend, |image| image[3].0[17] ^= 1).unwrap_err();
-            measures::check(backend, |image| image.swap(8, 9)).unwrap_err();
-            // Another frame of the guest, in an entry of a table.
-            measures::check(backend, |image| image[CHECKED_TABLE as usize].0[9] ^= 0x10).unwrap_err();
-        }
+        let (file, svg) = (dir.path().join("file"), dir.path().join("svg"));
+        let figures = || {
+            let figure = Figure::new("some cipher", Unit::Nanoseconds, &[1.0]).of_pages(Place::Cached);
+            Ok(vec![Figure {
+                backend: Some("a backend".to_owned()),
+                ..figure
+            }])
+        };
+        Report::measure("page", figures).unwrap().save(&file).unwrap();
+        run(&Verb::Draw {
+            file,
+            svg: svg.clone(),
+        })
+        .unwrap();
+        assert!(
+            std::fs::read_to_string(&svg)
+                .unwrap()
+                .contains("some cipher, a backend")
+        );
+        draw(&Report::measure("nothing", figures).unwrap(), &svg).unwrap_err();
     }
 }

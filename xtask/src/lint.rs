@@ -3,10 +3,10 @@
 use std::{env, process::Command};
 
 use anyhow::{Result, ensure};
-use vmcrypt_host::{Tally, cmd, paths, progress::Step};
+use vmcrypt_host::{Tally, cmd, hostpkg, paths, progress::Step};
 use walkdir::{DirEntry, WalkDir};
 
-use crate::doors;
+use crate::{bench, doors};
 
 mod patches;
 mod sizes;
@@ -56,7 +56,14 @@ fn rustfmt() -> Result<Vec<String>> {
 
 fn clippy() -> Result<Vec<String>> {
     const STRICT: &[&str] = &["--locked", "--", "-D", "warnings"];
-    let all = ["clippy", "--workspace", "--all-targets"];
+    hostpkg::ensure(bench::PACKAGES)?;
+    let all = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        bench::FEATURE,
+    ];
     cargo("clippy", &[&all[..], STRICT].concat())?;
     // The test guests' own kernel: no program of this machine, and nothing unwinds in it.
     let kernel = [

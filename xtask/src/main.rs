@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod c_program;
 mod demo;
 mod doors;
@@ -34,6 +35,7 @@ enum Verb {
     Image(image::Args),
     E2e(e2e::Args),
     Shell(shell::Args),
+    Bench(bench::Args),
     Header(header::Args),
     Doors(doors::Args),
     LinkGate(link_gate::Args),
@@ -59,6 +61,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Image(args) => image::run(&args),
         Verb::E2e(args) => e2e::run(&args),
         Verb::Shell(args) => shell::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Header(args) => header::run(&args),
         Verb::Doors(args) => doors::run(&args),
         Verb::LinkGate(args) => link_gate::run(&args),

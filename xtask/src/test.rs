@@ -12,13 +12,13 @@ use anyhow::{Context, Result, ensure};
 use clap::builder::PossibleValuesParser;
 use vmcrypt_e2e::Options;
 use vmcrypt_host::{
-    Tally, cmd, paths,
+    Tally, cmd, hostpkg, paths,
     progress::{Step, seconds},
 };
 use vmcrypt_testbed::Image;
 
 use crate::{
-    header, instructions, link_gate, lint,
+    bench, header, instructions, link_gate, lint,
     xen::{self, Flavour},
 };
 
@@ -87,7 +87,13 @@ const SECTIONS: &[Section] = &[
         name: "native",
         needs: &[],
         slow: false,
-        run: |_| cargo_test("native", &["--workspace", "--no-fail-fast"]),
+        run: |_| {
+            hostpkg::ensure(bench::PACKAGES)?;
+            cargo_test(
+                "native",
+                &["--workspace", "--no-fail-fast", "--features", bench::FEATURE],
+            )
+        },
     },
     Section {
         name: "c-harness",

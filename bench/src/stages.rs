@@ -1,49 +1,52 @@
-//! What is measured.
+//! What a page costs on its way to dom0 and back, stage by stage: `cargo xtask bench stages`.
+//!
+//! The Rust part is the real one, called in the order of the C bodies. What surrounds it in Xen is a model
+//! ([`crate::model`]), so the figures say how the parts compare and not what Xen takes.
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use rustix::time::{ClockId, clock_gettime};
 use vmcrypt_core::{State, ids::SessionId};
-use vmcrypt_ffi::host::{
-    VMC_BACKEND_AESNI as NI, VMC_BACKEND_AVX2 as AVX2, VMC_BACKEND_AVX512 as AVX512,
-    VMC_BACKEND_PORTABLE as PORTABLE,
-};
-use vmcrypt_simd::{avx2::Avx2, avx512::Avx512, ni::AesNi};
 
 use crate::{
+    backend::{self, AESNI as NI, AVX2, AVX512, Kind, PORTABLE},
+    figure::{self, Figure, Place, Report},
     guest::{Cpu, Guest, PRIVATE, View, boot, host_denies},
-    model::{Frame, Mapped, copy_page, resident},
+    machine::{self, on_cpu as timed},
+    model::{Frame, Mapped, copy_page, fetch_page, resident},
+    picture::{self, Bars, Row},
+    rounds::{by_round, interleaved},
 };
 
+/// Names that others refer to.
+const COPY: &str = "copy a page";
+const MAP: &str = "map and unmap a private page";
+const ENCRYPT: &str = "encrypt alone";
+const JUDGE: &str = "judge, in order";
+const CLASSIFICATION: &str = "= classification";
+const BEYOND: &str = "= map-encrypt-unmap beyond the cipher, cached, aes-ni";
+
 /// One thing whose cost is measured.
-pub struct Measure {
-    /// Short name, unique.
-    pub name: &'static str,
+struct Measure {
+    /// Short; unique together with unit and backend.
+    name: &'static str,
     /// What one unit of it is.
-    pub unit: Unit,
+    unit: Unit,
+    /// Page cipher, if there is one in it.
+    backend: Option<Kind>,
     /// Nanoseconds that one unit took on the CPU.
-    pub run: fn(&mut World) -> Result<f64>,
+    run: fn(&mut World) -> Result<f64>,
 }
 
 /// What a figure counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+enum Unit {
     /// Nanoseconds for a page whose 4,096 bytes are worked on, in this place.
     Page(Place),
     /// Nanoseconds for a page whose content is not looked at.
     Event,
     /// Nanoseconds for one whole record.
     Record,
-}
-
-/// Where pages are when they are worked on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// The same eight again and again: in the first or second level cache.
-    Hot,
-    /// In address order through more memory than the caches hold.
-    Cold,
 }
 
 /// How much there is to work on.
@@ -85,59 +88,153 @@ const PLAIN_SHARE: u64 = 256;
 
 /// Every measure that this CPU can do, baselines first.
 #[rustfmt::skip] // a table
-pub fn all() -> Vec<Measure> {
-    use Order::{Ascending, Random};
-    use Place::{Cold, Hot};
+fn all() -> Vec<Measure> {
+    use Order::{Ascending, Shuffled};
+    use Place::{Cached, Random, Sequential};
     use Unit::{Event, Page, Record};
 
-    let ni = AesNi::detect().is_some();
-    let (avx2, avx512) = (Avx2::detect().is_some(), Avx512::detect().is_some());
-    type Row = (bool, Unit, &'static str, fn(&mut World) -> Result<f64>);
-    let list: [Row; 35] = [
-        (true, Page(Hot), "copy a page, hot", |w| w.copy(Hot)),
-        (true, Page(Cold), "copy a page", |w| w.copy(Cold)),
-        (ni, Page(Cold), "map a table, entries in a row", |w| w.map_table(Ascending)),
-        (ni, Page(Cold), "map a table, entries at random", |w| w.map_table(Random)),
-        (ni, Page(Cold), "map a private page", |w| w.map(NI)),
-        (ni, Page(Hot), "map and unmap a private page, hot", World::map_hot),
-        (ni, Page(Cold), "map a private page, registers saved by the batch", World::map_batch),
-        (ni, Page(Hot), "encrypt alone, hot", |w| w.encrypt(NI, Hot)),
-        (ni, Page(Cold), "encrypt alone", |w| w.encrypt(NI, Cold)),
-        (avx2, Page(Hot), "encrypt alone, 256 bits, hot", |w| w.encrypt(AVX2, Hot)),
-        (avx2, Page(Cold), "encrypt alone, 256 bits", |w| w.encrypt(AVX2, Cold)),
-        (avx512, Page(Hot), "encrypt alone, 512 bits, hot", |w| w.encrypt(AVX512, Hot)),
-        (avx512, Page(Cold), "encrypt alone, 512 bits", |w| w.encrypt(AVX512, Cold)),
-        (ni, Page(Hot), "restore a page, hot", |w| w.restore(NI, Hot)),
-        (ni, Page(Cold), "restore a page", |w| w.restore(NI, Cold)),
-        (ni, Event, "map and unmap one page of a running guest", World::map_running),
-        (true, Page(Cold), "map a private page, portable", |w| w.map(PORTABLE)),
-        (true, Page(Hot), "encrypt alone, portable, hot", |w| w.encrypt(PORTABLE, Hot)),
-        (true, Page(Cold), "encrypt alone, portable", |w| w.encrypt(PORTABLE, Cold)),
-        (true, Page(Hot), "restore a page, portable, hot", |w| w.restore(PORTABLE, Hot)),
-        (true, Page(Cold), "restore a page, portable", |w| w.restore(PORTABLE, Cold)),
-        (true, Event, "unmap a replica", World::unmap),
-        (true, Event, "judge, in order", |w| w.judge(Ascending, false)),
-        (true, Event, "judge, at random", |w| w.judge(Random, false)),
-        (true, Event, "judge and M2P look-up, in order", |w| w.judge(Ascending, true)),
-        (true, Event, "judge and M2P look-up, at random", |w| w.judge(Random, true)),
-        (true, Event, "judge a hypercall on a domain", World::door),
-        (true, Event, "judge a hypercall on the machine", World::host_door),
-        (true, Event, "page becomes plain and private again, in order", |w| w.hooks(Ascending)),
-        (true, Event, "page becomes plain and private again, at random", |w| w.hooks(Random)),
-        (true, Event, "vector registers saved and restored", World::vectors),
-        (true, Record, "seal the record of a small guest", |w| w.record(0, Step::Seal)),
-        (true, Record, "open the record of a small guest", |w| w.record(0, Step::Open)),
-        (true, Record, "seal the record of a large guest", |w| w.record(1, Step::Seal)),
-        (true, Record, "open the record of a large guest", |w| w.record(1, Step::Open)),
+    type Row = (Unit, &'static str, Option<Kind>, fn(&mut World) -> Result<f64>);
+    let (ni, avx2, avx512, portable) = (Some(NI), Some(AVX2), Some(AVX512), Some(PORTABLE));
+    let list: [Row; 39] = [
+        (Page(Cached), COPY, None, |w| w.copy(Cached)),
+        (Page(Sequential), COPY, None, |w| w.copy(Sequential)),
+        (Page(Random), COPY, None, |w| w.copy(Random)),
+        (Page(Sequential), "map a table, entries in a row", ni, |w| w.map_table(Ascending)),
+        (Page(Sequential), "map a table, entries at random", ni, |w| w.map_table(Shuffled)),
+        (Page(Sequential), "map a private page", ni, |w| w.map(NI, in_row, false)),
+        (Page(Sequential), "map a private page, the next one fetched ahead", ni, |w| w.map(NI, in_row, true)),
+        (Page(Random), "map a private page", ni, |w| w.map(NI, scattered, false)),
+        (Page(Random), "map a private page, the next one fetched ahead", ni, |w| w.map(NI, scattered, true)),
+        (Page(Cached), MAP, ni, World::map_hot),
+        (Page(Sequential), "map a private page, registers saved by the batch", ni, World::map_batch),
+        (Page(Cached), ENCRYPT, ni, |w| w.encrypt(NI, Cached)),
+        (Page(Sequential), ENCRYPT, ni, |w| w.encrypt(NI, Sequential)),
+        (Page(Cached), ENCRYPT, avx2, |w| w.encrypt(AVX2, Cached)),
+        (Page(Sequential), ENCRYPT, avx2, |w| w.encrypt(AVX2, Sequential)),
+        (Page(Cached), ENCRYPT, avx512, |w| w.encrypt(AVX512, Cached)),
+        (Page(Sequential), ENCRYPT, avx512, |w| w.encrypt(AVX512, Sequential)),
+        (Page(Cached), "restore a page", ni, |w| w.restore(NI, Cached)),
+        (Page(Sequential), "restore a page", ni, |w| w.restore(NI, Sequential)),
+        (Event, "map and unmap one page of a running guest", ni, World::map_running),
+        (Page(Sequential), "map a private page", portable, |w| w.map(PORTABLE, in_row, false)),
+        (Page(Cached), ENCRYPT, portable, |w| w.encrypt(PORTABLE, Cached)),
+        (Page(Sequential), ENCRYPT, portable, |w| w.encrypt(PORTABLE, Sequential)),
+        (Page(Cached), "restore a page", portable, |w| w.restore(PORTABLE, Cached)),
+        (Page(Sequential), "restore a page", portable, |w| w.restore(PORTABLE, Sequential)),
+        (Event, "unmap a replica", None, World::unmap),
+        (Event, JUDGE, None, |w| w.judge(Ascending, false)),
+        (Event, "judge, at random", None, |w| w.judge(Shuffled, false)),
+        (Event, "judge and M2P look-up, in order", None, |w| w.judge(Ascending, true)),
+        (Event, "judge and M2P look-up, at random", None, |w| w.judge(Shuffled, true)),
+        (Event, "judge a hypercall on a domain", None, World::door),
+        (Event, "judge a hypercall on the machine", None, World::host_door),
+        (Event, "page becomes plain and private again, in order", None, |w| w.hooks(Ascending)),
+        (Event, "page becomes plain and private again, at random", None, |w| w.hooks(Shuffled)),
+        (Event, "vector registers saved and restored", None, World::vectors),
+        (Record, "seal the record of a small guest", None, |w| w.record(0, Step::Seal)),
+        (Record, "open the record of a small guest", None, |w| w.record(0, Step::Open)),
+        (Record, "seal the record of a large guest", None, |w| w.record(1, Step::Seal)),
+        (Record, "open the record of a large guest", None, |w| w.record(1, Step::Open)),
     ];
-    let possible = list.into_iter().filter(|(possible, ..)| *possible);
-    possible.map(|(_, unit, name, run)| Measure { name, unit, run }).collect()
+    let there = backend::available();
+    let possible = list.into_iter().filter(|(_, _, backend, _)| backend.is_none_or(|kind| there.contains(&kind)));
+    possible.map(|(unit, name, backend, run)| Measure { name, unit, backend, run }).collect()
+}
+
+/// Measures every stage. Before that, pages go from one guest to another by the very functions that are measured, and
+/// must arrive.
+pub fn measure(size: Size, rounds: usize) -> Result<Report> {
+    for kind in backend::available() {
+        check(kind, |_| ()).with_context(|| format!("backend {}", kind.name))?;
+    }
+    let list = all();
+    let mut world = World::new(size)?;
+    Report::measure("stages", || {
+        let samples = machine::pinned(|| {
+            interleaved(list.len(), 1, rounds, |index| {
+                let measure = &list[index];
+                (measure.run)(&mut world).context(measure.name)
+            })
+        })?;
+        Ok(figures(&list, &samples))
+    })
+}
+
+/// All that was measured; last, what follows from several: the classification of a page, and a map that is undone, both
+/// copies included, without the cipher.
+fn figures(list: &[Measure], samples: &[Vec<f64>]) -> Vec<Figure> {
+    let find = |name: &str, unit, backend: Option<Kind>| {
+        let fits = |m: &Measure| (m.name, m.unit, m.backend) == (name, unit, backend);
+        list.iter().position(fits).and_then(|at| samples.get(at))
+    };
+    let mut figures: Vec<Figure> = list
+        .iter()
+        .zip(samples)
+        .map(|(measure, samples)| {
+            let figure = Figure {
+                backend: measure.backend.map(|kind| kind.name.to_owned()),
+                ..Figure::new(measure.name, figure::Unit::Nanoseconds, samples)
+            };
+            let (figure, base) = match measure.unit {
+                Unit::Record => return figure,
+                Unit::Event => (figure, Unit::Page(Place::Sequential)),
+                Unit::Page(place) => (figure.of_pages(place), measure.unit),
+            };
+            match find(COPY, base, None) {
+                Some(copy) => figure.against(samples, copy),
+                None => figure,
+            }
+        })
+        .collect();
+    if let Some(judge) = find(JUDGE, Unit::Event, None) {
+        figures.push(Figure::new(CLASSIFICATION, figure::Unit::Nanoseconds, judge));
+    }
+    let hot = |name| find(name, Unit::Page(Place::Cached), Some(NI));
+    if let (Some(map), Some(encrypt)) = (hot(MAP), hot(ENCRYPT)) {
+        let beyond = by_round(map, encrypt, |map, encrypt| map - encrypt);
+        figures.push(Figure::new(BEYOND, figure::Unit::Nanoseconds, &beyond));
+    }
+    figures
+}
+
+/// Bars of pages from memory and, on a scale of their own, of events that touch no page.
+pub fn draw(report: &Report, path: &Path) -> Result<()> {
+    let panel = |title: &str, wanted: fn(&Figure) -> bool| {
+        let short = |figure: &&Figure| {
+            // Bars so long that they would leave nothing to see of the others; the table has them.
+            let long = figure.backend.as_deref() == Some(PORTABLE.name) || figure.median >= 20_000.0;
+            !long && wanted(figure)
+        };
+        let rows = report.figures.iter().filter(short).map(|figure| Row {
+            label: match &figure.backend {
+                Some(backend) => format!("{}, {backend}", figure.name),
+                None => figure.name.clone(),
+            },
+            middle: figure.median,
+            spread: [figure.lower_quartile, figure.upper_quartile],
+            ours: figure.name != COPY,
+        });
+        Bars {
+            title: format!("{title}: nanoseconds for each"),
+            rows: rows.collect(),
+        }
+    };
+    let panels = [
+        panel("Pages from memory, in order", |figure| {
+            figure.place == Some(Place::Sequential)
+        }),
+        panel(
+            "What reads no page's content, and what follows from it",
+            |figure| figure.place.is_none(),
+        ),
+    ];
+    picture::bars(&report.machine.cpu(), &panels, path)
 }
 
 #[derive(Clone, Copy)]
 enum Order {
     Ascending,
-    Random,
+    Shuffled,
 }
 
 #[derive(Clone, Copy)]
@@ -147,7 +244,7 @@ enum Step {
 }
 
 /// Everything that is worked on.
-pub struct World {
+struct World {
     size: Size,
     guest: Guest,
     cpu: Cpu,
@@ -169,7 +266,7 @@ struct Sealed {
 
 impl World {
     /// A suspended guest, and two more for their records.
-    pub fn new(size: Size) -> Result<Self> {
+    fn new(size: Size) -> Result<Self> {
         let sealed = |pfns| -> Result<Sealed> {
             let guest = Guest::new(pfns);
             for block in 0..pfns / PLAIN_SHARE {
@@ -219,21 +316,22 @@ impl World {
 
     /// PFNs of one sample.
     fn pfns(&mut self, place: Place, pages: usize) -> impl Iterator<Item = u64> + Clone + use<> {
-        let (start, all, wrap) = match place {
-            Place::Hot => (0, self.size.pfns, HOT as u64),
-            Place::Cold => (self.next, self.size.pfns, u64::MAX),
-        };
-        if place == Place::Cold {
+        let all = self.size.pfns;
+        let (start, wrap) = if place == Place::Cached {
+            (0, HOT as u64)
+        } else {
+            let start = self.next;
             self.next += pages as u64;
-        }
+            (start, u64::MAX)
+        };
         (0..pages as u64).map(move |i| (start + i % wrap) % all)
     }
 
     fn events(&mut self, order: Order) -> Vec<u64> {
         let count = self.size.batch * EVENTS;
         match order {
-            Order::Ascending => self.pfns(Place::Cold, count).collect(),
-            Order::Random => {
+            Order::Ascending => self.pfns(Place::Sequential, count).collect(),
+            Order::Shuffled => {
                 self.random.rotate_left(count % (1 << 20));
                 self.random.iter().copied().take(count).collect()
             }
@@ -241,7 +339,7 @@ impl World {
     }
 
     /// Chooses a backend, and says how many pages make a sample of it.
-    fn boot(&self, backend: u32) -> Result<usize> {
+    fn boot(&self, backend: Kind) -> Result<usize> {
         boot(backend)?;
         Ok(match backend {
             PORTABLE => (self.size.batch / PORTABLE_SHARE).max(1),
@@ -252,17 +350,23 @@ impl World {
     fn copy(&mut self, place: Place) -> Result<f64> {
         let batch = self.size.batch;
         let pfns = self.pfns(place, batch);
-        let wrap = if place == Place::Hot { HOT } else { batch };
+        let (wrap, frame): (_, fn(u64) -> u64) = match place {
+            Place::Cached => (HOT, in_row),
+            Place::Sequential => (batch, in_row),
+            Place::Random => (batch, scattered),
+        };
         let Self { memory, cpu, .. } = self;
+        let frames = memory.len() as u64;
         timed(batch, || {
             for (i, pfn) in pfns.enumerate() {
-                copy_page(&mut cpu.replicas[i % wrap], &memory[pfn as usize % memory.len()]);
+                let from = &memory[(frame(pfn) % frames) as usize];
+                copy_page(&mut cpu.replicas[i % wrap], from);
             }
             Ok(())
         })
     }
 
-    fn encrypt(&mut self, backend: u32, place: Place) -> Result<f64> {
+    fn encrypt(&mut self, backend: Kind, place: Place) -> Result<f64> {
         let pages = self.boot(backend)?;
         let pfns = self.pfns(place, pages);
         let mut ticket = self.guest.begin(0)?;
@@ -276,7 +380,7 @@ impl World {
     }
 
     /// What is decrypted here was never encrypted; that costs the same.
-    fn restore(&mut self, backend: u32, place: Place) -> Result<f64> {
+    fn restore(&mut self, backend: Kind, place: Place) -> Result<f64> {
         let pages = self.boot(backend)?;
         let pfns = self.pfns(place, pages);
         let session = SessionId([1; 16]);
@@ -289,15 +393,17 @@ impl World {
         })
     }
 
-    /// Maps a batch, and unmaps it when the time was taken.
-    fn map(&mut self, backend: u32) -> Result<f64> {
+    /// Maps a batch, and unmaps it when the time was taken. `frame` says which frame is a page's.
+    fn map(&mut self, backend: Kind, frame: fn(u64) -> u64, ahead: bool) -> Result<f64> {
         let pages = self.boot(backend)?;
-        let pfns = self.pfns(Place::Cold, pages);
+        let pfns = self.pfns(Place::Sequential, pages);
         let mut replicas = Vec::with_capacity(pages);
         let Self {
             guest, cpu, memory, ..
         } = self;
-        let time = map_all(guest, cpu, pfns, memory, &mut replicas);
+        let frames = memory.len() as u64;
+        let pages = pfns.map(|pfn| (pfn, &memory[(frame(pfn) % frames) as usize]));
+        let time = map_all(guest, cpu, pages, ahead, &mut replicas);
         unmap_all(guest, cpu, replicas)?;
         time
     }
@@ -305,7 +411,7 @@ impl World {
     fn map_batch(&mut self) -> Result<f64> {
         self.cpu.saves = false;
         self.cpu.vectors.enter();
-        let time = self.map(NI);
+        let time = self.map(NI, in_row, false);
         self.cpu.vectors.leave();
         self.cpu.saves = true;
         time
@@ -313,14 +419,14 @@ impl World {
 
     fn map_hot(&mut self) -> Result<f64> {
         let pages = self.boot(NI)?;
-        self.map_one_by_one(Place::Hot, pages)
+        self.map_one_by_one(Place::Cached, pages)
     }
 
     /// Each of these maps opens a session of its own: the guest may run and dom0 has nothing else mapped.
     fn map_running(&mut self) -> Result<f64> {
         let pages = self.boot(NI)?.div_ceil(PORTABLE_SHARE);
         self.guest.enter(&[State::Running])?;
-        let time = self.map_one_by_one(Place::Cold, pages);
+        let time = self.map_one_by_one(Place::Sequential, pages);
         self.guest.enter(&[State::Suspended])?;
         self.open_session()?;
         time
@@ -342,7 +448,7 @@ impl World {
 
     fn map_table(&mut self, order: Order) -> Result<f64> {
         let pages = self.boot(NI)?;
-        let pfns = self.pfns(Place::Cold, pages);
+        let pfns = self.pfns(Place::Sequential, pages);
         pfns.clone().for_each(|pfn| self.guest.gain(pfn));
         let mut replicas = Vec::with_capacity(pages);
         let Self {
@@ -351,9 +457,12 @@ impl World {
         let [row, random] = tables;
         let tables = match order {
             Order::Ascending => row,
-            Order::Random => random,
+            Order::Shuffled => random,
         };
-        let time = map_all(guest, cpu, pfns.clone(), tables, &mut replicas);
+        let pages = pfns
+            .clone()
+            .map(|pfn| (pfn, &tables[pfn as usize % tables.len()]));
+        let time = map_all(guest, cpu, pages, false, &mut replicas);
         unmap_all(guest, cpu, replicas)?;
         pfns.for_each(|pfn| guest.lose(pfn));
         time
@@ -361,7 +470,7 @@ impl World {
 
     fn unmap(&mut self) -> Result<f64> {
         let pages = self.size.batch;
-        let pfns = self.pfns(Place::Cold, pages);
+        let pfns = self.pfns(Place::Sequential, pages);
         let Self { guest, cpu, .. } = self;
         let replicas: Vec<usize> = pfns.map(|pfn| guest.replica(cpu, pfn)).collect::<Result<_>>()?;
         timed(pages, || unmap_all(guest, cpu, replicas))
@@ -474,19 +583,36 @@ fn frame_mut(memory: &mut [Frame], pfn: u64) -> &mut Frame {
     &mut memory[pfn as usize % frames]
 }
 
-fn map_all(
+/// Maps pages one after the other; the next one is on its way to the cache meanwhile if it is fetched `ahead`.
+fn map_all<'a>(
     guest: &Guest,
     cpu: &mut Cpu,
-    pfns: impl Iterator<Item = u64>,
-    memory: &[Frame],
+    mut pages: impl Iterator<Item = (u64, &'a Frame)>,
+    ahead: bool,
     replicas: &mut Vec<usize>,
 ) -> Result<f64> {
     timed(replicas.capacity(), || {
-        for pfn in pfns {
-            replicas.push(guest.map(cpu, pfn, &memory[pfn as usize % memory.len()])?);
+        let mut next = pages.next();
+        while let Some((pfn, page)) = next {
+            next = pages.next();
+            if let (true, Some((_, page))) = (ahead, next) {
+                fetch_page(page);
+            }
+            replicas.push(guest.map(cpu, pfn, page)?);
         }
         Ok(())
     })
+}
+
+/// Of a guest that got its memory in order.
+const fn in_row(pfn: u64) -> u64 {
+    pfn
+}
+
+/// Of one whose frames lie anywhere: neighbours in the guest are far apart, and each frame is still somebody's.
+const fn scattered(pfn: u64) -> u64 {
+    // Odd, so that it permutes every power of two; a multiple of what it is near to would keep neighbours together.
+    pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn unmap_all(guest: &Guest, cpu: &mut Cpu, replicas: Vec<usize>) -> Result<()> {
@@ -496,24 +622,12 @@ fn unmap_all(guest: &Guest, cpu: &mut Cpu, replicas: Vec<usize>) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds that one of `count` took on the CPU. The clock stands still while another program runs.
-fn timed(count: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let start = cpu_time()?;
-    work()?;
-    Ok((cpu_time()? - start).as_nanos() as f64 / count as f64)
-}
-
-fn cpu_time() -> Result<Duration> {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime))
-        .context("the thread's clock is before its start")
-}
-
 /// Page of [`check`] that is a page table.
-pub const CHECKED_TABLE: u64 = 5;
+const CHECKED_TABLE: u64 = 5;
 
 /// Sends pages from one guest through dom0 to another with the very steps that are measured, and makes sure that
 /// they arrive. `spoil` may change what dom0 carries.
-pub fn check(backend: u32, spoil: impl FnOnce(&mut [Frame])) -> Result<()> {
+fn check(backend: Kind, spoil: impl FnOnce(&mut [Frame])) -> Result<()> {
     const PAGES: u64 = 96;
     boot(backend)?;
     let mut memory: Vec<Frame> = (0..PAGES).map(|pfn| Frame([pfn as u8; 4096])).collect();
@@ -538,7 +652,7 @@ pub fn check(backend: u32, spoil: impl FnOnce(&mut [Frame])) -> Result<()> {
     record.truncate(size);
     spoil(&mut image);
 
-    let to = Guest::new(PAGES);
+    let mut to = Guest::new(PAGES);
     let session = to.open(&mut record)?;
     for (pfn, page) in (0..).zip(&mut image) {
         if pfn == CHECKED_TABLE {
@@ -553,4 +667,66 @@ pub fn check(backend: u32, spoil: impl FnOnce(&mut [Frame])) -> Result<()> {
         "restored pages differ"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::MACHINE;
+
+    const TINY: Size = Size {
+        pfns: 4096,
+        frames: 64,
+        batch: 16,
+        records: [1024, 4096],
+    };
+
+    #[test]
+    fn every_stage_runs_and_is_reported() {
+        let _alone = MACHINE.lock();
+        let report = measure(TINY, 3).unwrap();
+        let mut labels: Vec<String> = report.figures.iter().map(Figure::label).collect();
+        assert!(labels.len() > all().len());
+        for name in [CLASSIFICATION, BEYOND] {
+            assert!(labels.iter().any(|label| label == name), "{name}");
+        }
+        labels.sort();
+        labels.dedup();
+        assert_eq!(
+            labels.len(),
+            report.figures.len(),
+            "two figures have the same name"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stages.svg");
+        draw(&report, &path).unwrap();
+        let picture = std::fs::read_to_string(path).unwrap();
+        assert!(picture.starts_with("<svg") && picture.contains(JUDGE));
+    }
+
+    #[test]
+    fn what_follows_is_a_difference_round_by_round() {
+        let measure = |name| Measure {
+            name,
+            unit: Unit::Page(Place::Cached),
+            backend: Some(NI),
+            run: |_| Ok(0.0),
+        };
+        let samples = [vec![13.0, 24.0, 35.0], vec![10.0, 20.0, 30.0]];
+        let figures = figures(&[measure(MAP), measure(ENCRYPT)], &samples);
+        let beyond = figures.last().unwrap();
+        assert_eq!((beyond.name.as_str(), beyond.median), (BEYOND, 4.0));
+    }
+
+    #[test]
+    fn a_page_that_does_not_come_back_is_noticed() {
+        let _alone = MACHINE.lock();
+        for backend in backend::available() {
+            check(backend, |_| ()).unwrap();
+            check(backend, |image| image[3].0[17] ^= 1).unwrap_err();
+            check(backend, |image| image.swap(8, 9)).unwrap_err();
+            // Another frame of the guest, in an entry of a table.
+            check(backend, |image| image[CHECKED_TABLE as usize].0[9] ^= 0x10).unwrap_err();
+        }
+    }
 }
