@@ -77,16 +77,8 @@ enum Attack {
     },
     /// Make random calls on a tiny guest
     Fuzz {
-        #[arg(long, default_value_t = 1_000_000)]
-        operations: u64,
-        #[arg(long, default_value_t = 3600)]
-        seconds: u64,
-        /// Multicalls between two looks at the guest: few, to find out what broke it
-        #[arg(long, default_value_t = 100)]
-        look: u64,
-        /// Makes the same choices again
-        #[arg(long)]
-        seed: Option<u64>,
+        #[command(flatten)]
+        options: fuzz::Options,
         /// Say which calls are left out, and why
         #[arg(long)]
         left_out: bool,
@@ -144,19 +136,7 @@ pub fn run() -> Result<()> {
         Attack::SeekReplicas { domid } => replicas::seek(&xen, DomId(domid))?,
         Attack::Race { seconds, seed } => race::race(&xen, seconds, seed)?,
         Attack::Fuzz { left_out: true, .. } => json!(fuzz::LEFT_OUT),
-        Attack::Fuzz {
-            operations,
-            seconds,
-            look,
-            seed,
-            ..
-        } => fuzz::fuzz(
-            &xen,
-            operations,
-            seconds,
-            look,
-            seed.unwrap_or_else(|| fastrand::u64(..)),
-        )?,
+        Attack::Fuzz { options, .. } => fuzz::fuzz(&xen, options)?,
         Attack::Attacks { list: true, .. } => attacks::list(),
         Attack::Attacks { names, report, .. } => {
             attacks::make(&xen, &names, &mut File::create(report)?)?;
