@@ -64,12 +64,14 @@ mod calls {
         plain::vmc_plain_lose(domain: *mut VmcDomain, pfn: u64, class: u32);
         page::vmc_map_judge(domain: *mut VmcDomain, frame: u32, writable: bool, write_back: bool, view: *mut u32) -> u32;
         page::vmc_page_begin(domain: *mut VmcDomain, pfn: u64, idle: bool, ticket: *mut VmcTicket, again: *mut bool) -> u32;
-        page::vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, kind: u64, page: *mut Page);
+        page::vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, kind: u64, page: *mut Page, tag: *mut PageTag);
+        page::vmc_page_restored(domain: *mut VmcDomain, kind: u64, tag: *mut PageTag);
         page::vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) -> u32;
         page::vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket);
         page::vmc_page_dirtied(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_forget(domain: *mut VmcDomain, pfn: u64);
-        page::vmc_page_restore(domain: *mut VmcDomain, session: *const SessionId, pfn: u64, kind: u64, page: *mut Page);
+        page::vmc_page_restore(domain: *mut VmcDomain, session: *const SessionId, pfn: u64, kind: u64, page: *mut Page, tag: *mut PageTag);
+        page::vmc_page_restored(domain: *mut VmcDomain, kind: u64, tag: *mut PageTag);
         record::vmc_record_seal(domain: *mut VmcDomain, facts: *mut VmcFacts, buffer: *mut u8, capacity: usize, size: *mut usize) -> u32;
         record::vmc_record_open(domain: *mut VmcDomain, uuid: *const [u8; 16], buffer: *mut u8, len: usize, facts: *mut VmcFacts) -> u32;
         record::vmc_record_verify(domain: *mut VmcDomain, buffer: *const u8, len: usize) -> u32;
@@ -408,7 +410,11 @@ impl Guest {
 
     fn restore(&self, session: &SessionId, pfn: u64, kind: u64, page: &mut Frame) {
         // SAFETY: a program's vector registers are its own; the page is exclusive; there is one thread.
-        unsafe { calls::vmc_page_restore(self.rust, session, pfn, kind, &mut page.0) }
+        unsafe {
+            let mut tag = PageTag::default();
+            calls::vmc_page_restore(self.rust, session, pfn, kind, &mut page.0, &mut tag);
+            self.locked(|rust| calls::vmc_page_restored(rust, kind, &mut tag));
+        }
     }
 
     /// A buffer for the record, states included.
