@@ -16,6 +16,7 @@
 struct vmcrypt_helper {
     struct tasklet tasklet;
     struct vmcrypt_domain *vm;
+    unsigned long pages;   /* that it decrypted */
     bool busy;
 };
 
@@ -50,8 +51,11 @@ static int decrypt(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
     return 0;
 }
 
-/* Decrypts the next slice.  False when there is none, or one has failed. */
-static bool decrypt_slice(struct vmcrypt_domain *vm)
+/*
+ * Decrypts the next slice and counts its pages.  False when there is none, or one
+ * has failed.
+ */
+static bool decrypt_slice(struct vmcrypt_domain *vm, unsigned long *pages)
 {
     unsigned long pfn, end;
 
@@ -75,6 +79,7 @@ static bool decrypt_slice(struct vmcrypt_domain *vm)
             ACCESS_ONCE(vm->seal.error) = rc;
             return false;
         }
+        ++*pages;
     }
 
     return true;
@@ -88,7 +93,8 @@ static void cf_check help(void *data)
      * Registers that the last guest left on this CPU were saved: tasklets begin
      * with that (do_tasklet_work()).
      */
-    while ( !softirq_pending(smp_processor_id()) && decrypt_slice(helper->vm) )
+    while ( !softirq_pending(smp_processor_id()) &&
+            decrypt_slice(helper->vm, &helper->pages) )
         ;
 
     ACCESS_ONCE(helper->busy) = false;
@@ -97,24 +103,19 @@ static void cf_check help(void *data)
 /* Those who are asked to help may find that there is nothing left to do. */
 static void call_helpers(struct vmcrypt_domain *vm)
 {
-    unsigned int cpu, cpus = 1;
+    unsigned int cpu;
 
     for_each_online_cpu ( cpu )
     {
         struct vmcrypt_helper *helper = &vm->seal.helpers[cpu];
 
-        if ( cpu == smp_processor_id() )
+        if ( cpu == smp_processor_id() || ACCESS_ONCE(helper->busy) ||
+             !ACCESS_ONCE(idle_vcpu[cpu]->is_running) )
             continue;
-        if ( !ACCESS_ONCE(helper->busy) )
-        {
-            if ( !ACCESS_ONCE(idle_vcpu[cpu]->is_running) )
-                continue;
-            ACCESS_ONCE(helper->busy) = true;
-            tasklet_schedule_on_cpu(&helper->tasklet, cpu);
-        }
-        cpus++;
+
+        ACCESS_ONCE(helper->busy) = true;
+        tasklet_schedule_on_cpu(&helper->tasklet, cpu);
     }
-    vm->seal.cpus = max(vm->seal.cpus, cpus);
 }
 
 static void find_helpers(struct vmcrypt_domain *vm)
@@ -137,6 +138,8 @@ static void find_helpers(struct vmcrypt_domain *vm)
 
 int vmcrypt_decrypt(struct vmcrypt_domain *vm)
 {
+    unsigned long pages = 0;
+
     if ( !vm->record )
         return 0;
 
@@ -148,7 +151,7 @@ int vmcrypt_decrypt(struct vmcrypt_domain *vm)
             return -ERESTART;
         if ( vm->seal.helpers )
             call_helpers(vm);
-    } while ( decrypt_slice(vm) );
+    } while ( decrypt_slice(vm, &pages) );
 
     vmcrypt_decrypt_stop(vm);
 
@@ -164,6 +167,9 @@ void vmcrypt_decrypt_stop(struct vmcrypt_domain *vm)
 
     /* Waits for the slice that a CPU is at, if it is. */
     for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
+    {
         tasklet_kill(&vm->seal.helpers[cpu].tasklet);
+        vm->seal.helped += vm->seal.helpers[cpu].pages;
+    }
     XFREE(vm->seal.helpers);
 }

@@ -96,7 +96,7 @@ struct vmcrypt_domain {
         int error;                     /* why SEAL_SCRUB was entered */
         s_time_t began, decrypting;    /* when, and how long */
         struct vmcrypt_helper *helpers; /* of each CPU that may help */
-        unsigned int cpus;             /* that decrypted at one time */
+        unsigned long helped;          /* pages that they decrypted */
         unsigned long cursor, highest;
         unsigned long total;           /* pages of the domain */
         unsigned long covered, found;  /* pages below the P2M's end, in it */

@@ -671,9 +671,9 @@ int vmcrypt_first_unpause(struct domain *d)
 
     vmcrypt_ledger_settle(vm, !rc);
     if ( !rc && restored(vm) )
-        printk("VMCrypt: %pd: restored in %"PRI_stime" us, of which %"PRI_stime" us to decrypt and digest %"PRIu64" pages on up to %u CPUs\n",
+        printk("VMCrypt: %pd: restored in %"PRI_stime" us, of which %"PRI_stime" us to decrypt and digest %"PRIu64" pages, %lu on other CPUs\n",
                d, (NOW() - vm->seal.began) / 1000, vm->seal.decrypting / 1000,
-               vm->facts.pages, vm->seal.cpus);
+               vm->facts.pages, vm->seal.helped);
     /* A record that may still be good is kept for another try. */
     if ( !rc || vm->seal.step >= SEAL_DECRYPT )
         vmcrypt_drop_record(vm);
