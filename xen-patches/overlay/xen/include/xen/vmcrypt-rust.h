@@ -542,7 +542,7 @@ typedef struct VmcHostInfo {
    */
   uint64_t pool_free;
   /**
-   * Lowest value of `pool_free` since boot.
+   * Lowest value of `pool_free` since boot, without those that CPUs keep at hand.
    */
   uint64_t pool_low;
   /**
