@@ -72,7 +72,8 @@ mod calls {
         page::vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket);
         page::vmc_page_dirtied(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_forget(domain: *mut VmcDomain, pfn: u64);
-        page::vmc_page_restore(domain: *mut VmcDomain, session: *const SessionId, pfn: u64, kind: u64, page: *mut Page);
+        page::vmc_page_restore(domain: *mut VmcDomain, session: *const SessionId, pfn: u64, kind: u64, page: *mut Page, tag: *mut PageTag);
+        page::vmc_page_restored(domain: *mut VmcDomain, kind: u64, tag: *mut PageTag);
         record::vmc_record_seal(domain: *mut VmcDomain, facts: *mut VmcFacts, buffer: *mut u8, capacity: usize, size: *mut usize) -> u32;
         record::vmc_record_open(domain: *mut VmcDomain, uuid: *const [u8; 16], buffer: *mut u8, len: usize, facts: *mut VmcFacts) -> u32;
         record::vmc_record_verify(domain: *mut VmcDomain, buffer: *const u8, len: usize) -> u32;
@@ -414,8 +415,11 @@ impl Guest {
     }
 
     fn restore(&mut self, session: &SessionId, pfn: u64, kind: u64, page: &mut Frame) {
+        let mut tag = PageTag::default();
         // SAFETY: a program's vector registers are its own; the page and the domain are exclusive.
-        unsafe { calls::vmc_page_restore(self.rust, session, pfn, kind, &mut page.0) }
+        unsafe { calls::vmc_page_restore(self.rust, session, pfn, kind, &mut page.0, &mut tag) }
+        // SAFETY: the lock is held.
+        self.locked(|rust| unsafe { calls::vmc_page_restored(rust, kind, &mut tag) });
     }
 
     /// A buffer for the record, states included.

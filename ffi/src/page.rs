@@ -5,6 +5,7 @@ use vmcrypt_core::domain::{Domain, Enter};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
 use vmcrypt_core::{Pfn, PlainClass, Refusal};
+use zeroize::Zeroize;
 
 use crate::domain::{VmcDomain, locked};
 use crate::{Verdict, host, imports, stack, verdict};
@@ -227,12 +228,13 @@ pub unsafe extern "C" fn vmc_page_forget(domain: *mut VmcDomain, pfn: u64) {
     own.control.forget_page(Pfn(pfn), plain, own.exported, own.tags);
 }
 
-/// Takes `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is decrypted in place, of
-/// a plain one `page` is a copy, which is used up.
+/// First half of taking `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is
+/// decrypted in place, of a plain one `page` is a copy, which is used up. The other half is [`vmc_page_restored`], with
+/// the `tag` that comes of this.
 ///
 /// # Safety
 /// A record was opened, the domain cannot run, nobody else reaches `page`; the vector registers are held
-/// if the backend uses them. The lock need not be held: a domain being restored has one caller.
+/// if the backend uses them. The lock need not be held: several CPUs may restore pages of a domain.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_page_restore(
     domain: *mut VmcDomain,
@@ -240,26 +242,36 @@ pub unsafe extern "C" fn vmc_page_restore(
     pfn: u64,
     kind: u64,
     page: *mut Page,
+    tag: *mut PageTag,
 ) {
-    // SAFETY: by the caller's promise.
-    let (domain, session) = unsafe { (locked(domain), *session) };
-    let tweak = Tweak {
-        session,
-        pfn: Pfn(pfn),
-        kind: PageKind(kind),
-    };
-    let plain = tweak.kind != PageKind::PRIVATE;
-    let key = domain.keys.page();
-    // SAFETY: the page is valid, nobody else reaches it, and the vector registers are held.
-    let tag = unsafe {
-        if plain {
-            encrypt(key, &tweak, page)
-        } else {
+    // SAFETY: the keys do not change while a domain is restored; the rest by the caller's promise.
+    unsafe {
+        let key = (*domain).keys.page();
+        let tweak = Tweak {
+            session: *session,
+            pfn: Pfn(pfn),
+            kind: PageKind(kind),
+        };
+        *tag = if tweak.kind == PageKind::PRIVATE {
             decrypt(key, &tweak, page)
-        }
-    };
+        } else {
+            encrypt(key, &tweak, page)
+        };
+    }
     stack::wipe_below();
-    domain.restored.of(plain).add(&tag);
+}
+
+/// Second half of [`vmc_page_restore`]; wipes the tag.
+///
+/// # Safety
+/// As for [`vmc_page_begin`]; `kind` and `tag` are those of the first half.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_restored(domain: *mut VmcDomain, kind: u64, tag: *mut PageTag) {
+    // SAFETY: by the caller's promise.
+    let (domain, tag) = unsafe { (locked(domain), &mut *tag) };
+    let plain = PageKind(kind) != PageKind::PRIVATE;
+    domain.restored.of(plain).add(tag);
+    tag.0.zeroize();
 }
 
 /// Not inlined: the caller wipes what is left below its own frame.

@@ -135,11 +135,13 @@ static Verdict restore(const struct image *image, const struct guest *same_as)
         verdict = vmc_record_begin(g.domain, record, image->size, plain, WORDS);
     for ( unsigned int pfn = 0; !verdict && pfn < PAGES; pfn++ )
     {
+        PageTag tag;
         Page copy;
 
         memcpy(&copy, &g.pages[pfn], PAGE_BYTES);
         vmc_page_restore(g.domain, (const SessionId *)&facts.session, pfn, kind_of(pfn),
-                         is_plain(pfn) ? &copy : &g.pages[pfn]);
+                         is_plain(pfn) ? &copy : &g.pages[pfn], &tag);
+        vmc_page_restored(g.domain, kind_of(pfn), &tag);
     }
     if ( !verdict )
         verdict = vmc_record_verify_plain(g.domain, record, image->size);

@@ -60,13 +60,15 @@ static Verdict restore(const struct image *image, const uint8_t *handle,
         for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
         {
             bool noted = plain[pfn / 64] >> (pfn % 64) & 1;
+            PageTag tag;
             Page copy;
 
             CHECK("plain pages are noted as such", noted == is_plain(pfn));
             memcpy(&copy, &g.pages[pfn], PAGE_BYTES);
             vmc_page_restore(g.domain, (const SessionId *)&facts.session,
                              (int)pfn == wrong_pfn ? pfn ^ 1 : pfn, kind_of(pfn),
-                             noted ? &copy : &g.pages[pfn]);
+                             noted ? &copy : &g.pages[pfn], &tag);
+            vmc_page_restored(g.domain, kind_of(pfn), &tag);
         }
         verdict = vmc_record_verify_plain(g.domain, record, size);
     }

@@ -95,6 +95,7 @@ static void life(uint32_t backend, const char *map, const char *restore)
     struct guest g = create(), restored = create();
     const bool portable = backend == VMC_BACKEND_PORTABLE;
     struct VmcFacts facts;
+    PageTag tag;
     Page scratch;
 
     boot(backend);
@@ -109,7 +110,8 @@ static void life(uint32_t backend, const char *map, const char *restore)
             abort();
     facts = record(&g, &restored, portable);
     begin();
-    CALL(vmc_page_restore(restored.domain, (const SessionId *)&facts.session, 10, 0, &scratch));
+    CALL(vmc_page_restore(restored.domain, (const SessionId *)&facts.session, 10, 0, &scratch, &tag);
+         vmc_page_restored(restored.domain, 0, &tag));
     end(restore);
     map_private(&g, map);
     if ( portable )

@@ -46,7 +46,7 @@ pub struct HostInfo {
     pub pool_frames: u64,
     /// Replica frames free now.
     pub pool_free: u64,
-    /// Lowest value of `pool_free` since boot.
+    /// Lowest value of `pool_free` since boot, without those that CPUs keep at hand.
     pub pool_low: u64,
     /// Maps refused because the pool was empty.
     pub pool_exhausted: u64,

@@ -179,6 +179,11 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, cycle::save_restore),
     ),
     case(
+        "restore-cpus",
+        "a restored guest is decrypted by idle CPUs, too",
+        In(Config::TWO_CPUS, cycle::restore_cpus),
+    ),
+    case(
         "five-cycles",
         "five saves and restores in a row",
         In(Config::VMCRYPT, cycle::five_cycles),

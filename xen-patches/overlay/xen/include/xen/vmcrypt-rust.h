@@ -542,7 +542,7 @@ typedef struct VmcHostInfo {
    */
   uint64_t pool_free;
   /**
-   * Lowest value of `pool_free` since boot.
+   * Lowest value of `pool_free` since boot, without those that CPUs keep at hand.
    */
   uint64_t pool_low;
   /**
@@ -1042,18 +1042,28 @@ void vmc_page_tracking(struct VmcDomain *domain,
 void vmc_page_forget(struct VmcDomain *domain, uint64_t pfn);
 
 /**
- * Takes `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is decrypted in place, of
- * a plain one `page` is a copy, which is used up.
+ * First half of taking `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is
+ * decrypted in place, of a plain one `page` is a copy, which is used up. The other half is [`vmc_page_restored`], with
+ * the `tag` that comes of this.
  *
  * # Safety
  * A record was opened, the domain cannot run, nobody else reaches `page`; the vector registers are held
- * if the backend uses them. The lock need not be held: a domain being restored has one caller.
+ * if the backend uses them. The lock need not be held: several CPUs may restore pages of a domain.
  */
 void vmc_page_restore(struct VmcDomain *domain,
                       const SessionId *session,
                       uint64_t pfn,
                       uint64_t kind,
-                      Page *page);
+                      Page *page,
+                      PageTag *tag);
+
+/**
+ * Second half of [`vmc_page_restore`]; wipes the tag.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`]; `kind` and `tag` are those of the first half.
+ */
+void vmc_page_restored(struct VmcDomain *domain, uint64_t kind, PageTag *tag);
 
 /**
  * Takes note that page `pfn` is of plain class `class` from now on; true if it was private.

@@ -44,7 +44,8 @@ void vmc_c_panic(void)
  * The vector backends use legacy SSE registers only, so XCR0, which belongs to
  * the guest, does not matter.  In hypercall context nothing else touches the
  * registers until we are done: Xen's interrupt handlers use none, and a CPU
- * whose registers belong to a vCPU other than current's is idle.
+ * whose registers belong to a vCPU other than current's is idle.  On an idle CPU
+ * a tasklet may do the same, since that vCPU's registers are saved before.
  */
 struct vector_state {
     uint8_t xmm[16][16];
@@ -66,7 +67,8 @@ void vmcrypt_vector_enter(void)
     if ( !vmcrypt_simd )
         return;
 
-    ASSERT(!in_irq() && !is_idle_vcpu(current));
+    ASSERT(!in_irq() && (!is_idle_vcpu(current) ||
+                         this_cpu(curr_vcpu) == current));
 
     s->ts = read_cr0() & X86_CR0_TS;
     clts();

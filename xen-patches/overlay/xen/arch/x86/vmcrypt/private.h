@@ -25,7 +25,7 @@ enum seal_step {
     SEAL_BOUND,    /* digest tables and start_info, compare */
     SEAL_MEASURE,  /* hash what dom0 loaded into a new domain */
     SEAL_TAKE,     /* from here on nobody else can restore the session */
-    SEAL_DECRYPT,  /* decrypt, and digest what comes out */
+    SEAL_DECRYPT,  /* decrypt on all idle CPUs, and digest what comes out */
     SEAL_FINISH,   /* compare the digest, load the registers */
     SEAL_DONE,
     SEAL_SCRUB,    /* instead of the last two, if the domain is refused there */
@@ -95,6 +95,8 @@ struct vmcrypt_domain {
         enum seal_step step;
         int error;                     /* why SEAL_SCRUB was entered */
         s_time_t began, decrypting;    /* when, and how long */
+        struct vmcrypt_helper *helpers; /* of each CPU that may help */
+        unsigned long helped;          /* pages that they decrypted */
         unsigned long cursor, highest;
         unsigned long total;           /* pages of the domain */
         unsigned long covered, found;  /* pages below the P2M's end, in it */
@@ -226,6 +228,20 @@ void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored);
 void vmcrypt_seal_free(struct vmcrypt_domain *vm);
 /* The frame at a PFN, as the first unpause found it. */
 mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
+
+/* Whether a page is plain by the record. */
+bool vmcrypt_record_plain(const struct vmcrypt_domain *vm, unsigned long pfn);
+/* Pages handled between two looks at whether something else wants to run. */
+#define VMCRYPT_SLICE 64
+
+/* decrypt.c */
+/* Takes a page into the digest; a private one comes out decrypted. */
+void vmcrypt_restore_page(struct vmcrypt_domain *vm, unsigned long pfn,
+                          uint64_t kind, void *page);
+/* Decrypts every private page; -ERESTART asks to be called again. */
+int vmcrypt_decrypt(struct vmcrypt_domain *vm);
+/* After this no CPU decrypts for the domain. */
+void vmcrypt_decrypt_stop(struct vmcrypt_domain *vm);
 
 /* measure.c */
 int vmcrypt_measure(struct vmcrypt_domain *vm);

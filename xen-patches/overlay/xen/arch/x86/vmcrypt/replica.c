@@ -26,6 +26,9 @@
  */
 #define POOL_BATCHES 8192
 
+/* Replicas that a CPU may keep at hand, so that CPUs do not wait for each other. */
+#define CACHED 32
+
 static unsigned int __initdata opt_pool;
 integer_param("vmcrypt-pool", opt_pool);
 
@@ -36,8 +39,15 @@ struct replica {
     bool p2m;                  /* content is renewed when the domain suspends */
 };
 
+/* Of every CPU; one that is off keeps what it had. */
+struct cache {
+    unsigned int count;
+    unsigned int replica[CACHED];
+} __cacheline_aligned;
+
 struct domain *__read_mostly vmcrypt_replica_owner;
 
+static struct cache *__read_mostly caches;
 static DEFINE_SPINLOCK(pool_lock);
 static struct replica *__read_mostly pool;
 static unsigned int __read_mostly pool_size;
@@ -55,27 +65,68 @@ static struct replica *replica_of(const struct page_info *frame)
     return &pool[frame->list.next];
 }
 
+/* A free replica, or NULL. */
+static struct replica *take(void)
+{
+    struct cache *c = &caches[smp_processor_id()];
+
+    if ( !c->count )
+    {
+        spin_lock(&pool_lock);
+        for ( ; pool_free && c->count < CACHED / 2; pool_free-- )
+        {
+            c->replica[c->count++] = first_free;
+            first_free = pool[first_free].next;
+        }
+        pool_low = min(pool_low, pool_free);
+        pool_exhausted += !c->count;
+        spin_unlock(&pool_lock);
+    }
+
+    return c->count ? &pool[c->replica[--c->count]] : NULL;
+}
+
+static void give_back(const struct replica *r)
+{
+    struct cache *c = &caches[smp_processor_id()];
+
+    if ( c->count == CACHED )
+    {
+        spin_lock(&pool_lock);
+        for ( ; c->count > CACHED / 2; pool_free++ )
+        {
+            unsigned int i = c->replica[--c->count];
+
+            pool[i].next = first_free;
+            first_free = i;
+        }
+        spin_unlock(&pool_lock);
+    }
+    c->replica[c->count++] = r - pool;
+}
+
+/* Whoever renews contents must find those of P2M leaves as they are. */
+static void set(struct replica *r, struct page_info *source, bool p2m)
+{
+    bool renewed = r->p2m || p2m;
+
+    if ( renewed )
+        spin_lock(&pool_lock);
+    r->source = source;
+    r->p2m = p2m;
+    if ( renewed )
+        spin_unlock(&pool_lock);
+}
+
 /* A replica for @source, whose reference moves to it; NULL if none is free. */
 struct page_info *vmcrypt_replica_get(struct page_info *source, bool p2m)
 {
-    struct replica *r = NULL;
-
-    spin_lock(&pool_lock);
-    if ( pool_free )
-    {
-        r = &pool[first_free];
-        first_free = r->next;
-        pool_low = min(pool_low, --pool_free);
-        r->source = source;
-        r->p2m = p2m;
-    }
-    else
-        pool_exhausted++;
-    spin_unlock(&pool_lock);
+    struct replica *r = take();
 
     if ( !r )
         return NULL;
 
+    set(r, source, p2m);
     atomic_inc(&vmcrypt_of(page_get_owner(source))->replicas);
 
     return r->frame;
@@ -85,16 +136,10 @@ struct page_info *vmcrypt_replica_get(struct page_info *source, bool p2m)
 struct page_info *vmcrypt_replica_put(struct page_info *frame)
 {
     struct replica *r = replica_of(frame);
-    struct page_info *source;
+    struct page_info *source = r->source;
 
-    spin_lock(&pool_lock);
-    source = r->source;
-    r->source = NULL;
-    r->next = first_free;
-    first_free = r - pool;
-    pool_free++;
-    spin_unlock(&pool_lock);
-
+    set(r, NULL, false);
+    give_back(r);
     atomic_dec(&vmcrypt_of(page_get_owner(source))->replicas);
 
     return source;
@@ -140,9 +185,13 @@ int vmcrypt_replica_refresh(struct vmcrypt_domain *vm)
 
 void vmcrypt_replica_describe(struct VmcHostInfo *info)
 {
+    unsigned int cpu;
+
     spin_lock(&pool_lock);
     info->pool_frames = pool_size;
     info->pool_free = pool_free;
+    for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
+        info->pool_free += ACCESS_ONCE(caches[cpu].count);
     info->pool_low = pool_low;
     info->pool_exhausted = pool_exhausted;
     spin_unlock(&pool_lock);
@@ -150,14 +199,16 @@ void vmcrypt_replica_describe(struct VmcHostInfo *info)
 
 int __init vmcrypt_replica_init(void)
 {
-    unsigned int i, size = opt_pool ?: POOL_BATCHES + total_pages / 512;
+    unsigned int i, size = opt_pool ?: POOL_BATCHES + total_pages / 512 +
+                                       CACHED * nr_cpu_ids;
 
     vmcrypt_replica_owner = domain_create(DOMID_VMCRYPT, NULL, 0);
     if ( IS_ERR(vmcrypt_replica_owner) )
         panic("VMCrypt: cannot create the replicas' owner\n");
 
     pool = vzalloc(size * sizeof(*pool));
-    if ( !pool )
+    caches = xzalloc_array(struct cache, nr_cpu_ids);
+    if ( !pool || !caches )
         return -ENOMEM;
 
     for ( i = 0; i < size; i++ )

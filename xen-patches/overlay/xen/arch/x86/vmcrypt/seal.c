@@ -15,7 +15,7 @@
 #include "private.h"
 
 /* Pages handled between two looks at whether something else wants to run. */
-#define SLICE 64
+#define SLICE VMCRYPT_SLICE
 
 static bool restored(const struct vmcrypt_domain *vm)
 {
@@ -24,12 +24,13 @@ static bool restored(const struct vmcrypt_domain *vm)
 
 void vmcrypt_seal_free(struct vmcrypt_domain *vm)
 {
+    vmcrypt_decrypt_stop(vm);
     vfree(vm->seal.mfn);
     vfree(vm->seal.plain);
     memset(&vm->seal, 0, sizeof(vm->seal));
 }
 
-static bool record_plain(const struct vmcrypt_domain *vm, unsigned long pfn)
+bool vmcrypt_record_plain(const struct vmcrypt_domain *vm, unsigned long pfn)
 {
     return test_bit(pfn, vm->seal.plain);
 }
@@ -451,7 +452,7 @@ static int seal_classes(struct vmcrypt_domain *vm)
             spin_lock(&vm->lock);
             plain = vmc_plain_has(vm->rust, pfn);
             spin_unlock(&vm->lock);
-            if ( plain != record_plain(vm, pfn) &&
+            if ( plain != vmcrypt_record_plain(vm, pfn) &&
                  (plain || !descriptors(vm, mfn)) )
             {
                 printk(XENLOG_WARNING "VMCrypt: %pd: PFN %#lx is %s, recorded as %s\n",
@@ -467,15 +468,6 @@ static int seal_classes(struct vmcrypt_domain *vm)
 
     return pages_changed(vm) ? vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH)
                              : 0;
-}
-
-/* Takes a page into the digest; a private one comes out decrypted. */
-static void restore(struct vmcrypt_domain *vm, unsigned long pfn,
-                    uint64_t kind, void *page)
-{
-    vmcrypt_vector_enter();
-    vmc_page_restore(vm->rust, &vm->facts.session, pfn, kind, page);
-    vmcrypt_vector_leave();
 }
 
 static int bind(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
@@ -498,28 +490,12 @@ static int bind(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
 
     vmcrypt_copy_from(scratch, mfn);
     if ( vmcrypt_normalise(vm, scratch, kind) )
-        restore(vm, pfn, vmcrypt_tag_kind(mfn_to_page(mfn), kind), scratch);
+        vmcrypt_restore_page(vm, pfn, vmcrypt_tag_kind(mfn_to_page(mfn), kind),
+                             scratch);
     else
         rc = vmcrypt_refuse(vm, VMC_REFUSAL_TABLES_DIFFER);
 
     return rc;
-}
-
-static int decrypt(struct vmcrypt_domain *vm, unsigned long pfn, mfn_t mfn)
-{
-    struct page_info *page = mfn_to_page(mfn);
-    void *va;
-
-    /* Nothing that Xen gave another meaning is ever changed under it. */
-    if ( !get_page_and_type(page, vm->d, PGT_writable_page) )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_PAGE_TYPE);
-
-    va = map_domain_page(mfn);
-    restore(vm, pfn, KIND_PRIVATE, va);
-    unmap_domain_page(va);
-    put_page_and_type(page);
-
-    return 0;
 }
 
 /* What was decrypted of a domain that is refused is not left there. */
@@ -547,7 +523,7 @@ static int each_page(struct vmcrypt_domain *vm, bool plain,
         unsigned long pfn = vm->seal.cursor++;
         mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
 
-        if ( mfn_valid(mfn) && record_plain(vm, pfn) == plain )
+        if ( mfn_valid(mfn) && vmcrypt_record_plain(vm, pfn) == plain )
         {
             int rc = act(vm, pfn, mfn);
 
@@ -632,7 +608,7 @@ static int seal_step(struct vmcrypt_domain *vm)
     case SEAL_TAKE:
         return restored(vm) ? vmcrypt_ledger_take(vm) : 0;
     case SEAL_DECRYPT:
-        return each_page(vm, false, decrypt);
+        return vmcrypt_decrypt(vm);
     case SEAL_FINISH:
         return seal_finish(vm);
     case SEAL_SCRUB:
@@ -695,9 +671,9 @@ int vmcrypt_first_unpause(struct domain *d)
 
     vmcrypt_ledger_settle(vm, !rc);
     if ( !rc && restored(vm) )
-        printk("VMCrypt: %pd: restored in %"PRI_stime" us, of which %"PRI_stime" us to decrypt and digest %"PRIu64" pages\n",
+        printk("VMCrypt: %pd: restored in %"PRI_stime" us, of which %"PRI_stime" us to decrypt and digest %"PRIu64" pages, %lu on other CPUs\n",
                d, (NOW() - vm->seal.began) / 1000, vm->seal.decrypting / 1000,
-               vm->facts.pages);
+               vm->facts.pages, vm->seal.helped);
     /* A record that may still be good is kept for another try. */
     if ( !rc || vm->seal.step >= SEAL_DECRYPT )
         vmcrypt_drop_record(vm);

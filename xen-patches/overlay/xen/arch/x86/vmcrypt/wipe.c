@@ -46,8 +46,9 @@ static size_t tags_size(const struct vmcrypt_domain *vm)
  * dom0 asked for the domain's end.  Its last reference may go much later, and
  * whoever has a page mapped holds one, so the keys are not kept until then: no
  * page is encrypted any more, none needs to be.  The domctl lock is held, which
- * keeps saves, restores and the first unpause away; an encryption may be under
- * way on another CPU, and is awaited.
+ * keeps saves, restores and the first unpause away, but for other CPUs that
+ * decrypt for it; they are stopped.  An encryption may be under way on another
+ * CPU, and is awaited.
  */
 int vmcrypt_domain_kill(struct domain *d)
 {
@@ -56,6 +57,8 @@ int vmcrypt_domain_kill(struct domain *d)
 
     if ( !vm )
         return 0;
+
+    vmcrypt_decrypt_stop(vm);
 
     spin_lock(&vm->lock);
     quiet = vmc_domain_kill(vm->rust);
