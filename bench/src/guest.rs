@@ -39,7 +39,10 @@ const STATE_SIZE: u32 = 6144;
 
 /// The exported functions, none of them inlined: inside Xen each is called from C.
 mod calls {
-    use vmcrypt_core::{cipher::Page, ids::SessionId};
+    use vmcrypt_core::{
+        cipher::{Page, PageTag},
+        ids::SessionId,
+    };
     use vmcrypt_ffi::{domain, page, plain, record};
 
     use super::{VmcDomain, VmcFacts, VmcTicket};
