@@ -7,6 +7,7 @@ mod calls;
 mod export;
 mod fuzz;
 mod launch;
+mod lent;
 mod prey;
 mod race;
 mod replicas;
@@ -34,6 +35,8 @@ struct Cli {
 enum Attack {
     /// Read the registers of a running guest again and again, hunting for the test guest's pattern
     Registers { domid: u16, reads: u32 },
+    /// Map a guest's frames one by one, so many times all over, with a pattern in dom0's own vector registers
+    OwnRegisters { domid: u16, rounds: u32 },
     /// Map frames by number and say what became of each
     Map {
         domid: u16,
@@ -116,6 +119,10 @@ fn main() -> Result<()> {
     let xen = Privcmd::open()?;
     let answer = match Cli::parse().attack {
         Attack::Registers { domid, reads } => registers(&xen, DomId(domid), reads)?,
+        Attack::OwnRegisters { domid, rounds } => {
+            let frames = owned_frames(&xen, DomId(domid))?;
+            lent::over_maps(DomId(domid), &frames[..frames.len().min(xen::BATCH)], rounds)?
+        }
         Attack::Map {
             domid,
             frames,
