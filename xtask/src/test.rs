@@ -22,6 +22,7 @@ use crate::{
     xen::{self, Flavour},
 };
 
+mod bochs;
 mod fuzz;
 mod harness;
 mod miri;
@@ -141,6 +142,12 @@ const SECTIONS: &[Section] = &[
         needs: &["xen-stock"],
         slow: false,
         run: |_| xen::off::run(),
+    },
+    Section {
+        name: "bochs",
+        needs: &["xen"],
+        slow: true,
+        run: |_| bochs::run(),
     },
     Section {
         name: "image",
