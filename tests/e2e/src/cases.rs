@@ -39,6 +39,8 @@ const WIDE: Config = Config {
     vectors: Vectors::Vaes,
     ..Config::VMCRYPT
 };
+/// The same with two CPUs.
+const WIDE_TWO_CPUS: Config = Config { cpus: 2, ..WIDE };
 /// The same under a dom0 whose XCR0 does not admit them.
 const WIDE_NARROW_DOM0: Config = Config {
     xen_arguments: "dom0-cpuid=no-avx",
@@ -480,6 +482,11 @@ pub const ALL: &[Case] = &[
         "wide-narrow-dom0",
         "the same under a dom0 that has no AVX, whose XCR0 does not admit what Xen uses",
         In(WIDE_NARROW_DOM0, vectors::narrow_dom0),
+    ),
+    case(
+        "wide-late-cpu",
+        "the same on a CPU that was switched off and on again",
+        In(WIDE_TWO_CPUS, vectors::late_cpu),
     ),
     case(
         "backend-impossible",

@@ -43,6 +43,19 @@ pub fn narrow_dom0(dom0: &mut Dom0) -> Verdict {
     Ok(format!("{own}; {}", cycle::cycle(dom0, &mut guest)?))
 }
 
+/// A CPU goes and comes back, and then does all the work.
+pub fn late_cpu(dom0: &mut Dom0) -> Verdict {
+    wide(dom0)?;
+    dom0.run(
+        "PATH=$PATH:/usr/lib/xen-4.20/bin; xen-hptool cpu-offline 1 && xen-hptool cpu-online 1 && \
+         xl vcpu-pin Domain-0 all 1",
+    )?;
+    let (mut guest, own) = wide_maps(dom0, true)?;
+    let cycled = cycle::cycle(dom0, &mut guest);
+    dom0.run("xl vcpu-pin Domain-0 all all")?;
+    Ok(format!("{own}; {}", cycled?))
+}
+
 /// Xen changes a bit of each register set that it gives back.
 pub fn canary(dom0: &mut Dom0) -> Verdict {
     let guest = busy(dom0)?;
