@@ -41,10 +41,12 @@ const _: () = assert!(
 pub const VMC_BACKEND_PORTABLE: u32 = 0;
 /// Page cipher with AES-NI and PCLMULQDQ.
 pub const VMC_BACKEND_AESNI: u32 = 1;
-/// Page cipher with VAES and VPCLMULQDQ on 256 bits; not in Xen yet.
-pub const VMC_BACKEND_AVX2: u32 = 2;
-/// Page cipher with VAES and VPCLMULQDQ on 512 bits; not in Xen yet.
-pub const VMC_BACKEND_AVX512: u32 = 3;
+/// Page cipher with VAES on 256 bits, and PCLMULQDQ on half of them at a time.
+pub const VMC_BACKEND_HALVES: u32 = 2;
+/// Page cipher with VAES and VPCLMULQDQ on 256 bits.
+pub const VMC_BACKEND_AVX2: u32 = 3;
+/// Page cipher with VAES and VPCLMULQDQ on 512 bits.
+pub const VMC_BACKEND_AVX512: u32 = 4;
 
 /// The keys of this boot.
 struct HostKeys {
@@ -71,12 +73,19 @@ static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
 /// Called once, at boot, before the first domain is created.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_host_init(backend: u32) -> Verdict {
-    BACKEND.store(backend, Ordering::Relaxed);
+    vmc_backend_use(backend);
     WIPED.store(false, Ordering::Relaxed);
     // SAFETY: nobody else holds the key yet, by the caller's promise.
     let keys = unsafe { &mut *KEY.0.get() };
     let drawn = stack::wiped(|| keys.root.draw(imports::random) && keys.pair.draw(imports::random));
     verdict(drawn.then_some(()).ok_or(Refusal::NoEntropy))
+}
+
+/// From now on pages are encrypted by this backend. What is under way goes on with the one before: both must be allowed
+/// on the CPUs that are at work.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmc_backend_use(backend: u32) {
+    BACKEND.store(backend, Ordering::Relaxed);
 }
 
 /// Wipes the host key and the key pair; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work,

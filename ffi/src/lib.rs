@@ -12,6 +12,7 @@
 // SAFETY comments stand at each use; the boundary cannot exist without raw pointers.
 #![allow(unsafe_code)]
 
+pub mod backend;
 pub mod domain;
 pub mod door;
 pub mod host;

@@ -1,6 +1,6 @@
 //! Pages on their way to dom0 and back.
 
-use vmcrypt_core::cipher::{self, Page, PageKey, PageKind, PageTag, Portable, Tweak};
+use vmcrypt_core::cipher::{Page, PageKind, PageTag, Tweak};
 use vmcrypt_core::domain::{Domain, Enter};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
@@ -8,7 +8,7 @@ use vmcrypt_core::{Pfn, PlainClass, Refusal};
 use zeroize::Zeroize;
 
 use crate::domain::{VmcDomain, locked};
-use crate::{Verdict, host, imports, stack, verdict};
+use crate::{Verdict, backend, host, imports, stack, verdict};
 
 /// One encryption under way.
 #[repr(C)]
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn vmc_page_encrypt(
         let key = (*domain).keys.page();
         let ticket = &mut *ticket;
         ticket.tweak.kind = PageKind(kind);
-        ticket.tag = encrypt(key, &ticket.tweak, page);
+        ticket.tag = backend::encrypt(host::backend(), key, &ticket.tweak, page);
     }
     stack::wipe_below();
 }
@@ -253,9 +253,9 @@ pub unsafe extern "C" fn vmc_page_restore(
             kind: PageKind(kind),
         };
         *tag = if tweak.kind == PageKind::PRIVATE {
-            decrypt(key, &tweak, page)
+            backend::decrypt(host::backend(), key, &tweak, page)
         } else {
-            encrypt(key, &tweak, page)
+            backend::encrypt(host::backend(), key, &tweak, page)
         };
     }
     stack::wipe_below();
@@ -272,70 +272,4 @@ pub unsafe extern "C" fn vmc_page_restored(domain: *mut VmcDomain, kind: u64, ta
     let plain = PageKind(kind) != PageKind::PRIVATE;
     domain.restored.of(plain).add(tag);
     tag.0.zeroize();
-}
-
-/// Not inlined: the caller wipes what is left below its own frame.
-///
-/// # Safety
-/// `page` is valid and nobody else reaches it; the vector registers are held if the backend uses them.
-#[inline(never)]
-unsafe fn encrypt(key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
-    let mut tag = PageTag::default();
-    // SAFETY: by the caller's promise.
-    unsafe {
-        match host::backend() {
-            #[cfg(not(vmc_bare))]
-            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_encrypt(key, tweak, page, &mut tag),
-            #[cfg(not(vmc_bare))]
-            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_encrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt(key, tweak, page, &mut tag),
-            _ => tag = cipher::encrypt_page(&Portable, key, tweak, &mut *page),
-        }
-    }
-    tag
-}
-
-/// # Safety
-/// As for [`encrypt`].
-#[inline(never)]
-unsafe fn decrypt(key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
-    let mut tag = PageTag::default();
-    // SAFETY: by the caller's promise.
-    unsafe {
-        match host::backend() {
-            #[cfg(not(vmc_bare))]
-            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_decrypt(key, tweak, page, &mut tag),
-            #[cfg(not(vmc_bare))]
-            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_decrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_decrypt(key, tweak, page, &mut tag),
-            _ => tag = cipher::decrypt_page(&Portable, key, tweak, &mut *page),
-        }
-    }
-    tag
-}
-
-// The header's generator reads that comment; these functions are not C's to call.
-#[allow(unused_doc_comments)]
-mod simd {
-    use super::{Page, PageKey, PageTag, Tweak};
-
-    macro_rules! backends {
-        ($($name:ident)*) => {
-            /// cbindgen:ignore
-            unsafe extern "C" {
-                $(pub fn $name(key: *const PageKey, tweak: *const Tweak, page: *mut Page, tag: *mut PageTag);)*
-            }
-        };
-    }
-    backends! { vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt }
-    // Xen cannot enter these yet: see the vector part.
-    #[cfg(not(vmc_bare))]
-    backends! {
-        vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt
-        vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt
-    }
-
-    // On a development host the backends come in as a crate; for Xen they are linked as an object.
-    #[cfg(not(vmc_bare))]
-    use vmcrypt_simd as _;
 }

@@ -328,8 +328,24 @@ static void doors(void)
     }
 }
 
+static void backend(const char *name, uint32_t number, bool possible)
+{
+    group_name = name;
+    if ( possible )
+    {
+        cycle(number);
+        end_of_group();
+    }
+    else
+        printf("SKIP  this CPU has no %s\n", name);
+}
+
 int main(void)
 {
+    bool ni = __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
+    bool halves = ni && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("vaes");
+    bool avx2 = halves && __builtin_cpu_supports("vpclmulqdq");
+
     group_name = "refusals";
     texts();
     end_of_group();
@@ -339,16 +355,10 @@ int main(void)
     group_name = "owners' keys";
     keys();
     end_of_group();
-    group_name = "portable";
-    cycle(VMC_BACKEND_PORTABLE);
-    end_of_group();
-    group_name = "AES-NI";
-    if ( __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul") )
-    {
-        cycle(VMC_BACKEND_AESNI);
-        end_of_group();
-    }
-    else
-        printf("SKIP  this CPU has no AES-NI\n");
+    backend("portable", VMC_BACKEND_PORTABLE, true);
+    backend("AES-NI", VMC_BACKEND_AESNI, ni);
+    backend("256 bits, in halves", VMC_BACKEND_HALVES, halves);
+    backend("256 bits", VMC_BACKEND_AVX2, avx2);
+    backend("512 bits", VMC_BACKEND_AVX512, avx2 && __builtin_cpu_supports("avx512vl"));
     return end_of_program();
 }

@@ -34,7 +34,8 @@ pub struct HostInfo {
     pub version: u32,
     /// 0: off, 1: every guest is protected.
     pub mode: u32,
-    /// Page cipher backend: 0 portable, 1 AES-NI with PCLMULQDQ.
+    /// Page cipher backend: 0 portable, 1 AES-NI with PCLMULQDQ, 2 VAES on 256 bits with PCLMULQDQ, 3 and 4 VAES with
+    /// VPCLMULQDQ on 256 and on 512 bits.
     pub backend: u32,
     /// Number of protected domains.
     pub domains: u32,

@@ -18,6 +18,7 @@ pub mod hpke;
 pub mod ids;
 pub mod keyring;
 pub mod keys;
+pub mod known_answer;
 pub mod mac;
 pub mod measure;
 pub mod p2m;

@@ -110,7 +110,7 @@ pub fn self_test() -> Result<Tally> {
             }
         }
         let clean = if check.on == [On::Simd] {
-            [CLEAN, "movdqu (%rax), %xmm0"].concat()
+            [CLEAN, CLEAN_VECTORS].concat()
         } else {
             CLEAN.to_owned()
         };
@@ -197,7 +197,19 @@ vmc_table:
     .text
 ";
 
+/// Passes the checks of the vector part as well.
+const CLEAN_VECTORS: &str = "
+    movdqu (%rax), %xmm0
+vmc_wide:
+    vpaddq (%rax), %ymm0, %ymm0
+vmc_widest:
+    vpxorq %zmm20, %zmm20, %zmm20
+    vzeroupper
+";
+
 const CANARY_RULES: &str = "
+vex vmc_wide: a backend
+evex vmc_widest: another one
 frame 128: small
 section .text 4096: small
 section .data.rel.ro 64: small

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use vmcrypt_e2e::guest::Spec;
 use vmcrypt_guest::Role;
 use vmcrypt_host::paths;
-use vmcrypt_testbed::{Boot, Image, Machine};
+use vmcrypt_testbed::{Boot, Image, Machine, Vectors};
 
 use crate::xen::{self, Flavour};
 
@@ -28,6 +28,9 @@ pub struct Args {
     /// Give the machine no AES-NI.
     #[arg(long)]
     no_aes_ni: bool,
+    /// Give the machine VAES as well.
+    #[arg(long, conflicts_with = "no_aes_ni")]
+    vaes: bool,
     /// CPUs of the machine.
     #[arg(long, default_value_t = 1)]
     cpus: u8,
@@ -47,7 +50,11 @@ pub fn run(args: &Args) -> Result<()> {
     let image = Image::ensure()?;
     let boot = Boot {
         xen_arguments: args.xen_arguments.clone(),
-        aes_ni: !args.no_aes_ni,
+        vectors: match (args.no_aes_ni, args.vaes) {
+            (true, _) => Vectors::None,
+            (false, true) => Vectors::Vaes,
+            (false, false) => Vectors::AesNi,
+        },
         cpus: args.cpus,
         ..Boot::new(hypervisor)
     };

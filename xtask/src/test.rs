@@ -22,6 +22,7 @@ use crate::{
     xen::{self, Flavour},
 };
 
+mod bochs;
 mod constant_time;
 mod fuzz;
 mod harness;
@@ -160,6 +161,12 @@ const SECTIONS: &[Section] = &[
         needs: &["xen-stock"],
         slow: false,
         run: |_| xen::off::run(),
+    },
+    Section {
+        name: "bochs",
+        needs: &["xen"],
+        slow: true,
+        run: |_| bochs::run(),
     },
     Section {
         name: "image",

@@ -216,6 +216,9 @@ fn backend(host: &HostInfo) -> &'static str {
     match host.backend {
         0 => "portable",
         1 => "AES-NI",
+        2 => "VAES on 256 bits, PCLMULQDQ on 128",
+        3 => "VAES and VPCLMULQDQ on 256 bits",
+        4 => "VAES and VPCLMULQDQ on 512 bits",
         _ => "unknown",
     }
 }

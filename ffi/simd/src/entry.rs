@@ -1,8 +1,8 @@
 //! What the soft-float half and Xen call.
 
+use crate::avx2::{Avx2, Halves};
+use crate::avx512::Avx512;
 use crate::ni::AesNi;
-#[cfg(not(vmc_bare))]
-use crate::{avx2::Avx2, avx512::Avx512};
 use core::arch::naked_asm;
 use vmcrypt_core::cipher::{Backend, Page, PageKey, PageTag, Tweak, decrypt_page, encrypt_page};
 
@@ -21,11 +21,11 @@ macro_rules! ret {
     };
 }
 
-/// Defines the two exported functions of a backend, and the function that clears the registers it uses. The first two
-/// realign the stack and call what is compiled: Xen keeps rsp aligned to 8 bytes, compiled code relies on 16 and spills
-/// vector registers accordingly. Arguments stay in their registers.
+/// Defines the two exported functions of a backend. They realign the stack and call what is compiled: Xen keeps rsp
+/// aligned to 8 bytes, compiled code relies on 16 and spills vector registers accordingly. Arguments stay in their
+/// registers.
 macro_rules! entries {
-    ($backend:ident $asks:literal: $encrypt:ident $decrypt:ident $wipe:ident { $($clear:literal)* }) => {
+    ($backend:ident $asks:literal: $encrypt:ident $decrypt:ident) => {
         /// Encrypts a page in place and stores the tag of its plaintext.
         ///
         /// # Safety
@@ -64,8 +64,13 @@ macro_rules! entries {
                 body = sym body::<$backend, false>
             )
         }
+    };
+}
 
-        #[doc = concat!("Clears all that [`", stringify!($encrypt), "`] leaves in vector registers.")]
+/// Defines the function that clears all registers of a width.
+macro_rules! wipe {
+    ($wipe:ident $width:literal { $($clear:literal)* }) => {
+        #[doc = concat!("Clears all that a backend of ", $width, " bits leaves in vector registers.")]
         ///
         /// # Safety
         ///
@@ -78,8 +83,15 @@ macro_rules! entries {
     };
 }
 
+entries! { AesNi "AES, PCLMULQDQ, SSE4.1": vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt }
+entries! { Halves "AVX2, VAES; XCR0 admits ymm": vmc_simd_halves_encrypt vmc_simd_halves_decrypt }
+entries! { Avx2 "AVX2, VAES, VPCLMULQDQ; XCR0 admits ymm": vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt }
 entries! {
-    AesNi "AES, PCLMULQDQ, SSE4.1": vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt vmc_simd_aesni_wipe {
+    Avx512 "AVX-512 F and VL, VAES, VPCLMULQDQ; XCR0 admits zmm": vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt
+}
+
+wipe! {
+    vmc_simd_aesni_wipe 128 {
         "pxor xmm0, xmm0" "pxor xmm1, xmm1" "pxor xmm2, xmm2" "pxor xmm3, xmm3"
         "pxor xmm4, xmm4" "pxor xmm5, xmm5" "pxor xmm6, xmm6" "pxor xmm7, xmm7"
         "pxor xmm8, xmm8" "pxor xmm9, xmm9" "pxor xmm10, xmm10" "pxor xmm11, xmm11"
@@ -87,17 +99,10 @@ entries! {
     }
 }
 
-#[cfg(not(vmc_bare))]
-entries! {
-    Avx2 "AVX2, VAES, VPCLMULQDQ; XCR0 admits ymm": vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt vmc_simd_avx2_wipe {
-        "vzeroall"
-    }
-}
+wipe! { vmc_simd_avx2_wipe 256 { "vzeroall" } }
 
-#[cfg(not(vmc_bare))]
-entries! {
-    Avx512 "AVX-512 F and VL, VAES, VPCLMULQDQ; XCR0 admits zmm":
-    vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt vmc_simd_avx512_wipe {
+wipe! {
+    vmc_simd_avx512_wipe 512 {
         "vzeroall"
         "vpxord zmm16, zmm16, zmm16" "vpxord zmm17, zmm17, zmm17" "vpxord zmm18, zmm18, zmm18"
         "vpxord zmm19, zmm19, zmm19" "vpxord zmm20, zmm20, zmm20" "vpxord zmm21, zmm21, zmm21"
@@ -127,9 +132,7 @@ macro_rules! vouched {
     )* };
 }
 
-vouched! { AesNi }
-#[cfg(not(vmc_bare))]
-vouched! { Avx2 Avx512 }
+vouched! { AesNi Halves Avx2 Avx512 }
 
 unsafe extern "C" fn body<B: Vouched, const ENCRYPT: bool>(
     key: *const PageKey,

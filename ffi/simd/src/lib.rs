@@ -19,11 +19,10 @@
 //! | module | instructions | registers | encodings |
 //! |---|---|---|---|
 //! | [`ni`] | AES-NI, PCLMULQDQ | xmm0 to xmm15 | legacy SSE: no bit of XCR0 matters |
-//! | [`avx2`] | VAES, VPCLMULQDQ on 256 bits | ymm0 to ymm15 | VEX |
+//! | [`avx2`] | VAES, VPCLMULQDQ on 256 bits, or the latter on halves | ymm0 to ymm15 | VEX |
 //! | [`avx512`] | VAES, VPCLMULQDQ on 512 bits | zmm0 to zmm31, no mask | EVEX and VEX |
 //!
-//! Xen gets the first alone so far: what loads XCR0 for the others is not written, and the link gate holds the vector
-//! part to legacy encodings until it is.
+//! The link gate holds each to its registers and encodings: Xen saves what is in this table and nothing else.
 //!
 //! Each implements [`vmcrypt_core::cipher::Backend`]. Wide encodings are in the functions of their module alone;
 //! a function that uses wide registers clears their upper parts before it returns, so
@@ -34,12 +33,9 @@
 #[cfg(not(vmc_bare))]
 extern crate std;
 
-#[cfg(not(vmc_bare))]
 pub mod avx2;
-#[cfg(not(vmc_bare))]
 pub mod avx512;
 pub mod ni;
-#[cfg(not(vmc_bare))]
 mod wide;
 
 #[allow(
@@ -49,10 +45,9 @@ mod wide;
 mod entry;
 
 pub use entry::{vmc_simd_aesni_decrypt, vmc_simd_aesni_encrypt, vmc_simd_aesni_wipe};
-#[cfg(not(vmc_bare))]
 pub use entry::{vmc_simd_avx2_decrypt, vmc_simd_avx2_encrypt, vmc_simd_avx2_wipe};
-#[cfg(not(vmc_bare))]
 pub use entry::{vmc_simd_avx512_decrypt, vmc_simd_avx512_encrypt, vmc_simd_avx512_wipe};
+pub use entry::{vmc_simd_halves_decrypt, vmc_simd_halves_encrypt};
 
 #[cfg(vmc_bare)]
 #[allow(unsafe_code, reason = "ud2 has no safe form")]

@@ -10,7 +10,7 @@ use core::arch::asm;
 use vmcrypt_core::cipher::{Backend, Keys, Page, PageKey, PageTag, Portable, Tweak};
 use vmcrypt_core::cipher::{decrypt_page, encrypt_page};
 use vmcrypt_core::polyval::HashKey;
-use vmcrypt_simd::avx2::Avx2;
+use vmcrypt_simd::avx2::{Avx2, Halves};
 use vmcrypt_simd::avx512::Avx512;
 use vmcrypt_simd::ni::AesNi;
 use vmcrypt_simd::*;
@@ -74,6 +74,7 @@ macro_rules! tests {
 }
 
 tests!(aesni, AesNi, vmc_simd_aesni_encrypt, vmc_simd_aesni_decrypt);
+tests!(halves, Halves, vmc_simd_halves_encrypt, vmc_simd_halves_decrypt);
 tests!(avx2, Avx2, vmc_simd_avx2_encrypt, vmc_simd_avx2_decrypt);
 tests!(avx512, Avx512, vmc_simd_avx512_encrypt, vmc_simd_avx512_decrypt);
 

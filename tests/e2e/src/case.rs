@@ -3,7 +3,7 @@
 use crate::dom0::Dom0;
 use crate::runner::Options;
 use std::fmt;
-use vmcrypt_testbed::{Image, Store};
+use vmcrypt_testbed::{Image, Store, Vectors};
 
 /// One end-to-end case.
 pub struct Case {
@@ -59,8 +59,8 @@ pub struct Config {
     pub hypervisor: Hypervisor,
     /// Added to its command line.
     pub xen_arguments: &'static str,
-    /// Whether the CPU has AES-NI.
-    pub aes_ni: bool,
+    /// What the CPU has for the page cipher.
+    pub vectors: Vectors,
     /// CPUs of the machine.
     pub cpus: u8,
     /// Memory of the machine.
@@ -74,7 +74,7 @@ impl Config {
     pub const VMCRYPT: Config = Config {
         hypervisor: Hypervisor::VmCrypt,
         xen_arguments: "",
-        aes_ni: true,
+        vectors: Vectors::AesNi,
         cpus: 1,
         memory_mib: 2560,
         store: Store::C,

@@ -17,12 +17,13 @@ pub mod owner;
 pub mod refuse;
 pub mod tamper;
 pub mod timing;
+pub mod vectors;
 pub mod wipe;
 
 use crate::case::Body::{Free, In};
 use crate::case::Hypervisor::{Debug, Stock, VmCrypt};
 use crate::case::{Case, Config};
-use vmcrypt_testbed::Store;
+use vmcrypt_testbed::{Store, Vectors};
 
 const fn case(name: &'static str, about: &'static str, body: crate::case::Body) -> Case {
     Case { name, about, body }
@@ -30,8 +31,42 @@ const fn case(name: &'static str, about: &'static str, body: crate::case::Body) 
 
 /// AES-NI off: the portable, constant-time cipher.
 const PORTABLE: Config = Config {
-    aes_ni: false,
+    vectors: Vectors::None,
     ..Config::VMCRYPT
+};
+/// Registers of 256 bits.
+const WIDE: Config = Config {
+    vectors: Vectors::Vaes,
+    ..Config::VMCRYPT
+};
+/// The same with two CPUs.
+const WIDE_TWO_CPUS: Config = Config { cpus: 2, ..WIDE };
+/// The same under a dom0 whose XCR0 does not admit them.
+const WIDE_NARROW_DOM0: Config = Config {
+    xen_arguments: "dom0-cpuid=no-avx",
+    ..WIDE
+};
+/// Asked for more than there is.
+const WIDER: Config = Config {
+    xen_arguments: "vmcrypt-backend=avx512",
+    ..WIDE
+};
+/// Told to take the narrow one.
+const NOT_WIDE: Config = Config {
+    xen_arguments: "vmcrypt-backend=aes-ni",
+    ..WIDE
+};
+/// The debug build, where the wide backend is given a wrong page in its test.
+const WRONG_ANSWER: Config = Config {
+    vectors: Vectors::Vaes,
+    xen_arguments: "vmcrypt-backend-canary=avx2",
+    ..Config::DEBUG
+};
+/// The debug build, which gives registers back with one bit changed.
+const REGISTERS_CANARY: Config = Config {
+    vectors: Vectors::Vaes,
+    xen_arguments: "vmcrypt-vector-canary",
+    ..Config::DEBUG
 };
 /// Built in and switched off.
 const OFF: Config = Config {
@@ -427,6 +462,51 @@ pub const ALL: &[Case] = &[
         "portable-cipher",
         "the same without AES-NI",
         In(PORTABLE, cycle::portable),
+    ),
+    case(
+        "canary-wide-registers",
+        "debug build: told to give registers back changed, Xen is caught at it",
+        In(REGISTERS_CANARY, vectors::canary),
+    ),
+    case(
+        "wide-registers",
+        "by VAES on 256 bits: the guest's and dom0's own AVX registers stay as they were",
+        In(WIDE, vectors::registers),
+    ),
+    case(
+        "wide-save-restore",
+        "saved and restored by VAES on 256 bits",
+        In(WIDE, vectors::save_restore),
+    ),
+    case(
+        "wide-wipe",
+        "the keys of a guest destroyed after that are nowhere in the machine's memory",
+        In(WIDE, vectors::wipe),
+    ),
+    case(
+        "wide-narrow-dom0",
+        "the same under a dom0 that has no AVX, whose XCR0 does not admit what Xen uses",
+        In(WIDE_NARROW_DOM0, vectors::narrow_dom0),
+    ),
+    case(
+        "wide-late-cpu",
+        "the same on a CPU that was switched off and on again",
+        In(WIDE_TWO_CPUS, vectors::late_cpu),
+    ),
+    case(
+        "backend-impossible",
+        "vmcrypt-backend= asks for what the machine lacks: Xen says so and takes the next best",
+        In(WIDER, vectors::impossible),
+    ),
+    case(
+        "backend-forced",
+        "vmcrypt-backend= asks for less than the machine has, and gets it",
+        In(NOT_WIDE, vectors::forced),
+    ),
+    case(
+        "canary-backend",
+        "debug build: a backend that gives a wrong answer at boot is not used",
+        In(WRONG_ANSWER, vectors::wrong_answer),
     ),
     case(
         "no-xsave",

@@ -161,7 +161,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
     let Config {
         hypervisor,
         xen_arguments,
-        aes_ni,
+        vectors,
         cpus,
         memory_mib,
         store,
@@ -173,7 +173,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
     };
     let boot = Boot {
         xen_arguments: xen_arguments.to_owned(),
-        aes_ni,
+        vectors,
         cpus,
         memory_mib,
         store,

@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::calls::{errno, remote_suspend};
-use crate::{attacks, building, export, fuzz, launch, maps, race, registers, replicas};
+use crate::frames::owned_frames;
+use crate::{attacks, building, export, fuzz, launch, lent, maps, race, registers, replicas};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde_json::json;
@@ -9,7 +10,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 use vmcrypt_tools::hypercall::Privcmd;
-use vmcrypt_tools::xen::DomId;
+use vmcrypt_tools::xen::{BATCH, DomId};
 
 /// What an evil dom0 would try.
 #[derive(Parser)]
@@ -22,6 +23,8 @@ struct Cli {
 enum Attack {
     /// Read the registers of a running guest again and again, hunting for the test guest's pattern
     Registers { domid: u16, reads: u32 },
+    /// Map a guest's frames one by one, so many times all over, with a pattern in dom0's own vector registers
+    OwnRegisters { domid: u16, rounds: u32 },
     /// Map frames by number and say what became of each
     Map {
         domid: u16,
@@ -100,6 +103,10 @@ pub fn run() -> Result<()> {
     let xen = Privcmd::open()?;
     let answer = match Cli::parse().attack {
         Attack::Registers { domid, reads } => registers::watch(&xen, DomId(domid), reads)?,
+        Attack::OwnRegisters { domid, rounds } => {
+            let frames = owned_frames(&xen, DomId(domid))?;
+            lent::over_maps(DomId(domid), &frames[..frames.len().min(BATCH)], rounds)?
+        }
         Attack::Map {
             domid,
             frames,

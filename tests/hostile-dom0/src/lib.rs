@@ -8,6 +8,7 @@ mod export;
 mod frames;
 mod fuzz;
 mod launch;
+mod lent;
 mod maps;
 mod prey;
 mod race;

@@ -32,5 +32,5 @@ pub use {
     client::Answer,
     console::{ORACLE, Trouble},
     image::Image,
-    machine::{Boot, Console, Machine, Store},
+    machine::{Boot, Console, Machine, Store, Vectors, qemu_major},
 };

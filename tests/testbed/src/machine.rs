@@ -31,6 +31,17 @@ pub enum Console {
     Terminal,
 }
 
+/// What the CPU has for the page cipher. QEMU emulates neither VPCLMULQDQ nor AVX-512.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Vectors {
+    /// Nothing.
+    None,
+    /// AES-NI and PCLMULQDQ.
+    AesNi,
+    /// The same, and VAES on 256 bits, which QEMU 7.2 gets wrong.
+    Vaes,
+}
+
 /// How to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
@@ -38,8 +49,8 @@ pub struct Boot {
     pub hypervisor: PathBuf,
     /// Added to Xen's command line.
     pub xen_arguments: String,
-    /// Whether the CPU has AES-NI and PCLMULQDQ.
-    pub aes_ni: bool,
+    /// What the CPU has for the page cipher.
+    pub vectors: Vectors,
     /// CPUs.
     pub cpus: u8,
     /// The machine's memory; dom0 takes 900 MiB of it.
@@ -56,7 +67,7 @@ impl Boot {
         Boot {
             hypervisor: hypervisor.into(),
             xen_arguments: String::new(),
-            aes_ni: true,
+            vectors: Vectors::AesNi,
             cpus: 1,
             memory_mib: 2560,
             store: Store::C,
@@ -324,7 +335,7 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         "-accel",
         "tcg",
         "-cpu",
-        &cpu(boot.aes_ni)?,
+        &cpu(boot.vectors)?,
         "-smp",
         &boot.cpus.to_string(),
         "-m",
@@ -379,20 +390,21 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
 
 /// An EPYC without what TCG's emulation gets wrong: MONITOR faults in Xen's idle loop, RDTSCP gives nested
 /// virtualisation no next instruction; before QEMU 10, SMAP and SMEP kill dom0 at its first bounce frame.
-fn cpu(aes_ni: bool) -> Result<String> {
+fn cpu(vectors: Vectors) -> Result<String> {
     let mut cpu = "EPYC,-monitor,-rdtscp".to_owned();
     if qemu_major()? < 10 {
         cpu += ",-smap,-smep";
     }
-    cpu += if aes_ni {
-        ",+aes,+pclmulqdq"
-    } else {
-        ",-aes,-pclmulqdq"
+    cpu += match vectors {
+        Vectors::None => ",-aes,-pclmulqdq",
+        Vectors::AesNi => ",+aes,+pclmulqdq",
+        Vectors::Vaes => ",+aes,+pclmulqdq,+vaes",
     };
     Ok(cpu)
 }
 
-fn qemu_major() -> Result<u32> {
+/// First number of the version of the QEMU that is installed.
+pub fn qemu_major() -> Result<u32> {
     let output = Command::new("qemu-system-x86_64")
         .arg("--version")
         .output()

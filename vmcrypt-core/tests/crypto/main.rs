@@ -2,5 +2,6 @@
 
 mod backend;
 mod hpke;
+mod known_answer;
 mod portable;
 mod records;

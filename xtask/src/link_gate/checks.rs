@@ -1,5 +1,7 @@
 //! The checks. Each carries the assembly that must trip it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use iced_x86::{CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use object::{
@@ -96,13 +98,19 @@ pub const CHECKS: &[Check] = &[
         ],
     },
     Check {
-        name: "only SSE",
-        about: "vector code uses no encoding that depends on the guest's XCR0",
+        name: "vector registers",
+        about: "vector code uses legacy SSE, and each wide backend what Xen saves for it",
         on: &[On::Simd],
-        run: only_sse,
+        run: vector_registers,
         canaries: &[
             "vaesenc %xmm1, %xmm1, %xmm1",
-            "vpxorq %zmm20, %zmm20, %zmm20",
+            "vmc_wide_not: vpxor %ymm1, %ymm1, %ymm1",
+            "vmc_wide: vpxorq %zmm1, %zmm1, %zmm1",
+            "vmc_wide: vpxorq %xmm20, %xmm20, %xmm20",
+            "vmc_widest: kmovw %eax, %k1",
+            "vmc_widest: vpxorq %zmm1, %zmm1, %zmm1{%k1}",
+            "vmc_widest: vldmxcsr (%rax)",
+            "ldmxcsr (%rax)",
             "fld1",
             "movq %mm0, %rax",
         ],
@@ -262,12 +270,37 @@ fn no_vectors(subject: &Subject<'_>) -> Result<Vec<String>> {
     })
 }
 
-fn only_sse(subject: &Subject<'_>) -> Result<Vec<String>> {
-    offenders(subject, |instruction| {
-        instruction.encoding() != EncodingKind::Legacy
-            || registers(instruction).any(is_legacy_fpu)
+fn vector_registers(subject: &Subject<'_>) -> Result<Vec<String>> {
+    let rules = subject.rules;
+    let listed = |set: &BTreeSet<String>, function: &str| {
+        set.iter().any(|name| {
+            function
+                .strip_prefix(name.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        })
+    };
+    let mut found = Vec::new();
+    code::each(subject.file, |place| {
+        let instruction = &place.instruction;
+        let encoded = match instruction.encoding() {
+            EncodingKind::Legacy => true,
+            EncodingKind::VEX => {
+                let function = place.function();
+                listed(&rules.vex, &function) || listed(&rules.evex, &function)
+            }
+            EncodingKind::EVEX => listed(&rules.evex, &place.function()),
+            _ => false,
+        };
+        // Xen saves neither masks nor the control register.
+        let unsaved = instruction.has_op_mask()
+            || registers(instruction).any(|register| is_legacy_fpu(register) || register.is_k())
             || uses_legacy_fpu(instruction)
-    })
+            || matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr);
+        if instruction.is_invalid() || !encoded || unsaved {
+            found.push(place.show());
+        }
+    })?;
+    Ok(found)
 }
 
 fn red_zone(subject: &Subject<'_>) -> Result<Vec<String>> {

@@ -16,8 +16,12 @@ impl Place<'_> {
     pub fn show(&self) -> String {
         let mut text = String::new();
         IntelFormatter::new().format(&self.instruction, &mut text);
-        let function = rustc_demangle::demangle(self.function);
-        format!("{function:#} at {:#x}: {text}", self.instruction.ip())
+        format!("{} at {:#x}: {text}", self.function(), self.instruction.ip())
+    }
+
+    /// Path of the function that it is part of.
+    pub fn function(&self) -> String {
+        format!("{:#}", rustc_demangle::demangle(self.function))
     }
 }
 

@@ -19,6 +19,10 @@ pub struct Rules {
     pub panics: BTreeSet<String>,
     /// Functions of Xen whose code differs from stock when the option is off.
     pub off: BTreeSet<String>,
+    /// Functions and modules of the vector part that may use VEX encodings: 256 bits.
+    pub vex: BTreeSet<String>,
+    /// Those that may use EVEX encodings as well: 512 bits, but no mask.
+    pub evex: BTreeSet<String>,
     /// Largest stack frame of one function.
     pub frame: u64,
     /// Largest size of each section.
@@ -58,6 +62,8 @@ impl Rules {
                 "undefined" => drop(rules.undefined.insert(value.to_owned())),
                 "panic" => drop(rules.panics.insert(value.to_owned())),
                 "off" => drop(rules.off.insert(value.to_owned())),
+                "vex" => drop(rules.vex.insert(value.to_owned())),
+                "evex" => drop(rules.evex.insert(value.to_owned())),
                 "frame" => rules.frame = number(value)?,
                 "section" => {
                     let (name, size) = value
@@ -66,7 +72,7 @@ impl Rules {
                     rules.sections.insert(name.to_owned(), number(size)?);
                 }
                 _ => bail!(
-                    "`{line}`: {kind} is no kind of rule; there are undefined, panic, off, frame and section"
+                    "`{line}`: {kind} is no kind of rule; there are undefined, panic, vex, evex, off, frame and section"
                 ),
             }
         }

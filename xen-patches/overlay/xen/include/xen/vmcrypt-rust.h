@@ -64,14 +64,19 @@
 #define VMC_BACKEND_AESNI 1
 
 /**
- * Page cipher with VAES and VPCLMULQDQ on 256 bits; not in Xen yet.
+ * Page cipher with VAES on 256 bits, and PCLMULQDQ on half of them at a time.
  */
-#define VMC_BACKEND_AVX2 2
+#define VMC_BACKEND_HALVES 2
 
 /**
- * Page cipher with VAES and VPCLMULQDQ on 512 bits; not in Xen yet.
+ * Page cipher with VAES and VPCLMULQDQ on 256 bits.
  */
-#define VMC_BACKEND_AVX512 3
+#define VMC_BACKEND_AVX2 3
+
+/**
+ * Page cipher with VAES and VPCLMULQDQ on 512 bits.
+ */
+#define VMC_BACKEND_AVX512 4
 
 /**
  * Guest data of no known class.
@@ -445,6 +450,11 @@ typedef enum VmcLaunch {
 typedef struct VmcDomain VmcDomain;
 
 /**
+ * Content of one guest page.
+ */
+typedef uint8_t Page[PAGE_SIZE];
+
+/**
  * What VMCrypt knows about one domain.
  */
 typedef struct VmcDomainInfo {
@@ -518,7 +528,8 @@ typedef struct VmcHostInfo {
    */
   uint32_t mode;
   /**
-   * Page cipher backend: 0 portable, 1 AES-NI with PCLMULQDQ.
+   * Page cipher backend: 0 portable, 1 AES-NI with PCLMULQDQ, 2 VAES on 256 bits with PCLMULQDQ, 3 and 4 VAES with
+   * VPCLMULQDQ on 256 and on 512 bits.
    */
   uint32_t backend;
   /**
@@ -639,11 +650,6 @@ typedef struct VmcTicket {
 } VmcTicket;
 
 /**
- * Content of one guest page.
- */
-typedef uint8_t Page[PAGE_SIZE];
-
-/**
  * What a record says about its domain.
  */
 typedef struct VmcFacts {
@@ -709,6 +715,26 @@ typedef struct VmcFacts {
  * Every one, in numeric order.
  */
 #define VmcWeakness_ALL { VmcWeakness_NoIommu, VmcWeakness_Dom0Relaxed, VmcWeakness_NoInterruptRemapping, VmcWeakness_L1tf, }
+
+/**
+ * Whether a backend gives the known answer on this CPU. The domain is one that was never used, and is of no use
+ * afterwards but for another such test; `page` is zero, before and after.
+ *
+ * # Safety
+ * `domain` went through [`vmc_domain_init`](crate::domain::vmc_domain_init); nobody else reaches it or `page`; the
+ * CPU is capable of the backend and the vector registers are held if it uses them.
+ */
+bool vmc_backend_passes(uint32_t backend,
+                        struct VmcDomain *domain,
+                        Page *page);
+
+/**
+ * Clears the vector registers that a backend uses.
+ *
+ * # Safety
+ * The vector registers are held by that backend, and what was in them is not needed any more.
+ */
+void vmc_backend_wipe(uint32_t backend);
 
 /**
  * Bytes that Xen must provide for one domain, aligned to 16.
@@ -835,6 +861,12 @@ size_t vmc_weakness_text(uint32_t weakness, const uint8_t **text);
  * Called once, at boot, before the first domain is created.
  */
 Verdict vmc_host_init(uint32_t backend);
+
+/**
+ * From now on pages are encrypted by this backend. What is under way goes on with the one before: both must be allowed
+ * on the CPUs that are at work.
+ */
+void vmc_backend_use(uint32_t backend);
 
 /**
  * Wipes the host key and the key pair; from now on nothing is encrypted, sealed or opened. Other CPUs may be at work,

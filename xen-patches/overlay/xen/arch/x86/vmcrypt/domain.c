@@ -31,7 +31,8 @@ static int __init cf_check vmcrypt_init(void)
     }
 
     /* Guests that were promised protection must not run without it. */
-    if ( vmc_host_init(vmcrypt_simd ? VMC_BACKEND_AESNI : VMC_BACKEND_PORTABLE) )
+    vmcrypt_backend_init();
+    if ( vmc_host_init(vmcrypt_backend) )
         panic("VMCrypt: no RDSEED or RDRAND to draw keys from; vmcrypt=off runs guests unprotected\n");
     if ( vmcrypt_replica_init() || vmcrypt_map_init() )
         panic("VMCrypt: no memory for the replica pool\n");
@@ -39,7 +40,7 @@ static int __init cf_check vmcrypt_init(void)
     vmc_host_describe(&info);
     vmcrypt_replica_describe(&info);
     printk("VMCrypt: protecting every PV guest; HCTR2-AES-256 by %s, %"PRIu64" replica frames\n",
-           vmcrypt_simd ? "AES-NI" : "portable code", info.pool_frames);
+           vmcrypt_backend_name(), info.pool_frames);
     printk("VMCrypt: host key id %*phN\n", 16, info.key_id);
     printk("VMCrypt: host public key %*phN\n", 32, info.public_key);
     vmcrypt_find_weaknesses();

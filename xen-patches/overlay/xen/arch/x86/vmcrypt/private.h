@@ -127,10 +127,20 @@ static inline bool vmcrypt_is_ring(const struct vmcrypt_domain *vm, mfn_t mfn)
     return mfn_eq(mfn, vm->console) || mfn_eq(mfn, vm->store);
 }
 
-/* glue.c */
-extern bool vmcrypt_simd;
+/* backend.c */
+extern unsigned int vmcrypt_backend;
+const char *vmcrypt_backend_name(void);
+void vmcrypt_backend_init(void);
+
+/* vector.c */
 void vmcrypt_vector_enter(void);
 void vmcrypt_vector_leave(void);
+/* What XCR0 must admit for a backend. */
+uint64_t vmcrypt_vector_xcr0(unsigned int backend);
+/* Called when no other CPU will ever run again. */
+void vmcrypt_vector_wipe(void);
+
+/* glue.c */
 void *vmcrypt_scratch(void);
 void vmcrypt_copy_from(void *to, mfn_t from);
 void vmcrypt_copy_to(mfn_t to, const void *from);

@@ -58,6 +58,9 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
 void vmcrypt_going_down(void);
 void vmcrypt_gone_down(const cpumask_t *running, void *frame);
 
+/* This CPU stops for good, maybe in the middle of a page; CR0.TS is clear. */
+void vmcrypt_cpu_stops(void);
+
 /* For functions that never return: what led to them is wiped, too. */
 #define vmcrypt_gone_for_good(running) \
     vmcrypt_gone_down(running, __builtin_frame_address(0))
@@ -89,6 +92,7 @@ static inline int vmcrypt_set_extstate(struct domain *d,
                                        struct xen_domctl_vcpuextstate *evc)
 { return 1; }
 static inline void vmcrypt_going_down(void) {}
+static inline void vmcrypt_cpu_stops(void) {}
 #define vmcrypt_gone_down(running, frame) ((void)0)
 #define vmcrypt_gone_for_good(running) ((void)0)
 

@@ -1,0 +1,116 @@
+//! The page cipher by one backend or another.
+
+use vmcrypt_core::cipher::{self, Page, PageKey, PageTag, Portable, Tweak};
+use vmcrypt_core::known_answer;
+
+use crate::domain::{VmcDomain, locked};
+use crate::{host, stack};
+
+/// Whether a backend gives the known answer on this CPU. The domain is one that was never used, and is of no use
+/// afterwards but for another such test; `page` is zero, before and after.
+///
+/// # Safety
+/// `domain` went through [`vmc_domain_init`](crate::domain::vmc_domain_init); nobody else reaches it or `page`; the
+/// CPU is capable of the backend and the vector registers are held if it uses them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_backend_passes(backend: u32, domain: *mut VmcDomain, page: *mut Page) -> bool {
+    // SAFETY: by the caller's promise.
+    let (domain, page) = unsafe { (locked(domain), &mut *page) };
+    stack::wiped(|| {
+        known_answer::passes(
+            &mut domain.keys,
+            page,
+            // SAFETY: by the caller's promise; the page is a reference.
+            |key, tweak, page| unsafe { encrypt(backend, key, tweak, page) },
+            // SAFETY: the same.
+            |key, tweak, page| unsafe { decrypt(backend, key, tweak, page) },
+        )
+    })
+}
+
+/// Not inlined: the caller wipes what is left below its own frame.
+///
+/// # Safety
+/// `page` is valid and nobody else reaches it; the vector registers are held if the backend uses them.
+#[inline(never)]
+pub(crate) unsafe fn encrypt(backend: u32, key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
+    let mut tag = PageTag::default();
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match backend {
+            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_encrypt(key, tweak, page, &mut tag),
+            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_encrypt(key, tweak, page, &mut tag),
+            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_encrypt(key, tweak, page, &mut tag),
+            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt(key, tweak, page, &mut tag),
+            _ => tag = cipher::encrypt_page(&Portable, key, tweak, &mut *page),
+        }
+    }
+    tag
+}
+
+/// # Safety
+/// As for [`encrypt`].
+#[inline(never)]
+pub(crate) unsafe fn decrypt(backend: u32, key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
+    let mut tag = PageTag::default();
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match backend {
+            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_decrypt(key, tweak, page, &mut tag),
+            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_decrypt(key, tweak, page, &mut tag),
+            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_decrypt(key, tweak, page, &mut tag),
+            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_decrypt(key, tweak, page, &mut tag),
+            _ => tag = cipher::decrypt_page(&Portable, key, tweak, &mut *page),
+        }
+    }
+    tag
+}
+
+/// Clears the vector registers that a backend uses.
+///
+/// # Safety
+/// The vector registers are held by that backend, and what was in them is not needed any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_backend_wipe(backend: u32) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match backend {
+            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_wipe(),
+            host::VMC_BACKEND_AVX2 | host::VMC_BACKEND_HALVES => simd::vmc_simd_avx2_wipe(),
+            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_wipe(),
+            _ => (),
+        }
+    }
+}
+
+// The header's generator reads that comment; these functions are not C's to call.
+#[allow(unused_doc_comments)]
+mod simd {
+    use super::{Page, PageKey, PageTag, Tweak};
+
+    macro_rules! backends {
+        ($($name:ident)*) => {
+            /// cbindgen:ignore
+            unsafe extern "C" {
+                $(pub fn $name(key: *const PageKey, tweak: *const Tweak, page: *mut Page, tag: *mut PageTag);)*
+            }
+        };
+    }
+    backends! {
+        vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt
+        vmc_simd_halves_encrypt vmc_simd_halves_decrypt
+        vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt
+        vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt
+    }
+
+    /// cbindgen:ignore
+    unsafe extern "C" {
+        pub fn vmc_simd_aesni_wipe();
+        pub fn vmc_simd_avx2_wipe();
+        pub fn vmc_simd_avx512_wipe();
+    }
+
+    // On a development host the backends come in as a crate; for Xen they are linked as an object.
+    #[cfg(not(vmc_bare))]
+    use vmcrypt_simd as _;
+}
