@@ -472,7 +472,7 @@ mod tests {
     fn the_kernel_writes_into_a_guarded_mapping_and_not_behind_it() {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let mapping = Mapping::guarded(2 * PAGE, flags, -1).unwrap();
-        let zeros = std::fs::File::open("/dev/zero").unwrap();
+        let zeros = File::open("/dev/zero").unwrap();
         let read = |at: usize| {
             // SAFETY: the kernel checks what it writes to; it is the mapping's or nobody's.
             unsafe { libc::read(zeros.as_raw_fd(), mapping.start.as_ptr().add(at).cast(), 16) }
