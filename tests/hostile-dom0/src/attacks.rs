@@ -30,6 +30,8 @@ pub struct Attack {
     pub about: &'static str,
     /// Why it comes to nothing on stock Xen, too.
     pub argued: Option<&'static str>,
+    /// Why it cannot be made on a debug build of Xen.
+    pub released: Option<&'static str>,
     pub on: On,
     pub run: fn(&Scene<'_>) -> Result<Came>,
 }
@@ -69,6 +71,7 @@ impl Attack {
             row,
             about,
             argued: None,
+            released: None,
             on: On::Running,
             run,
         }
@@ -77,6 +80,14 @@ impl Attack {
     pub const fn argued(self, why: &'static str) -> Attack {
         Attack {
             argued: Some(why),
+            ..self
+        }
+    }
+
+    /// A debug build of Xen stops whoever makes it.
+    pub const fn on_release_builds(self, why: &'static str) -> Attack {
+        Attack {
+            released: Some(why),
             ..self
         }
     }
@@ -125,8 +136,8 @@ pub fn list() -> Value {
         .collect()
 }
 
-/// Makes the named attacks, all if none is named, and writes a line of JSON for each.
-pub fn make(xen: &Privcmd, names: &[String], report: &mut impl Write) -> Result<()> {
+/// Makes the named attacks, all if none is named, and writes a line of JSON for each. `debug`: on a debug build of Xen.
+pub fn make(xen: &Privcmd, names: &[String], debug: bool, report: &mut impl Write) -> Result<()> {
     for name in names {
         ensure!(
             all().any(|attack| attack.name == name),
@@ -141,6 +152,10 @@ pub fn make(xen: &Privcmd, names: &[String], report: &mut impl Write) -> Result<
         });
         let (succeeded, how) = match attack.on {
             On::Nothing => (false, "not made".to_owned()),
+            _ if debug && attack.released.is_some() => (
+                false,
+                format!("not made: {}", attack.released.unwrap_or_default()),
+            ),
             On::New => {
                 running.take().map_or(Ok(()), |prey: Prey| prey.destroy())?;
                 let prey = Prey::build(xen)?;

@@ -92,6 +92,9 @@ enum Attack {
         /// Name them and make none
         #[arg(long)]
         list: bool,
+        /// Leave out those that a debug build of Xen stops
+        #[arg(long)]
+        debug_build: bool,
         /// Where a line of JSON for each goes
         #[arg(long, default_value = "/dev/stdout")]
         report: PathBuf,
@@ -145,8 +148,13 @@ pub fn run() -> Result<()> {
         Attack::Fuzz { left_out: true, .. } => json!(fuzz::LEFT_OUT),
         Attack::Fuzz { options, .. } => fuzz::fuzz(&xen, options)?,
         Attack::Attacks { list: true, .. } => attacks::list(),
-        Attack::Attacks { names, report, .. } => {
-            attacks::make(&xen, &names, &mut File::create(report)?)?;
+        Attack::Attacks {
+            names,
+            debug_build,
+            report,
+            ..
+        } => {
+            attacks::make(&xen, &names, debug_build, &mut File::create(report)?)?;
             return Ok(());
         }
     };

@@ -79,8 +79,9 @@ pub fn canary_attacks(dom0: &mut Dom0) -> Verdict {
 fn made(dom0: &mut Dom0, column: &str) -> Result<Vec<Attack>, Problem> {
     const REPORT: &str = "/out/attacks.jsonl";
     let names = std::env::var("VMCRYPT_ATTACKS").unwrap_or_default();
+    let build = if column == "debug" { "--debug-build" } else { "" };
     let ran = dom0.try_run(
-        &format!("vmcrypt-hostile attacks --report {REPORT} {names}"),
+        &format!("vmcrypt-hostile attacks --report {REPORT} {build} {names}"),
         Duration::from_secs(1200),
     )?;
     let report = String::from_utf8(dom0.take(REPORT)?).context("the report is no text")?;
@@ -196,6 +197,12 @@ pub fn canary_fuzz(dom0: &mut Dom0) -> Verdict {
 fn fuzzed(dom0: &mut Dom0, options: &str) -> Verdict {
     let more = std::env::var("VMCRYPT_FUZZ").unwrap_or_default();
     let outcome = dom0.attack(&format!("fuzz {options} {more}"), Duration::from_secs(4000))?;
+    if !outcome["damage"].is_null() {
+        dom0.run(
+            "xl list -v; xl vcpu-list; tail -n 20 /var/log/xen/console/guest-prey*; xl dmesg -c >/dev/null; \
+             xl debug-keys q; xl debug-keys e; xl debug-keys a; sleep 1; xl dmesg",
+        )?;
+    }
     demand!(
         outcome["needles"] == 0 && outcome["damage"].is_null(),
         "random calls of seed {} came to something: {} needles, guest: {}, suspects: {}",

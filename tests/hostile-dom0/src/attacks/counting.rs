@@ -47,6 +47,7 @@ pub const ATTACKS: &[Attack] = &[
             kept(scene, &held)
         },
     )
+    .on_release_builds("Xen notices that a grant's entry is cleared as if it were another one, and gives dom0's kernel a fault for it")
     .on_new(),
     Attack::new(
         "hide-grant-behind-map",
