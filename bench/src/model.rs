@@ -153,7 +153,7 @@ impl Pool {
     }
 }
 
-/// The vector registers of the vCPU that runs, after `glue.c`. What needs ring 0 is left out: reading CR0, and CLTS
+/// The vector registers of the vCPU that runs, after `vector.c`, for AES-NI. What needs ring 0 is left out: reading CR0, and CLTS
 /// and setting CR0 where the guest had TS set.
 #[repr(C, align(16))]
 pub struct VectorState([[u8; 16]; 16]);

@@ -23,10 +23,12 @@ pub enum Role {
     Echo,
     /// Fills memory with the secret and gives it back.
     Spill,
+    /// Starts processes that end at once, as many as it can.
+    Fork,
 }
 
 impl Role {
-    const ALL: [(Role, &str); 7] = [
+    const ALL: [(Role, &str); 8] = [
         (Role::Secret, "secret"),
         (Role::Dirty, "dirty"),
         (Role::Regs, "regs"),
@@ -34,6 +36,7 @@ impl Role {
         (Role::Net, "net"),
         (Role::Echo, "echo"),
         (Role::Spill, "spill"),
+        (Role::Fork, "fork"),
     ];
 
     /// The role's name on the command line and in reports.

@@ -4,6 +4,7 @@
 mod dirty;
 mod disk;
 mod echo;
+mod fork;
 mod net;
 mod regs;
 mod secret;
@@ -23,6 +24,7 @@ pub fn play(role: Role) {
         Role::Net => net::play(),
         Role::Echo => echo::play(),
         Role::Spill => spill::play(),
+        Role::Fork => fork::play(),
     };
     if let Err(error) = outcome {
         fail(role, &format!("{error:#}"));

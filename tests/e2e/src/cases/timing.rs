@@ -1,17 +1,34 @@
-//! Times of save and restore. Under TCG they mean something only as a ratio between hypervisors, measured in turns.
+//! Times on real Xen. Under TCG they mean something only as ratios between hypervisors, measured in turns.
 
-use crate::case::{Config, Verdict, demand};
+use crate::case::{Config, Problem, Verdict, demand};
+use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::Spec;
 use crate::runner::{Options, boot};
-use serde_json::json;
+use anyhow::Context;
+use serde_json::{Value, json};
 use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use vmcrypt_guest::Role;
 use vmcrypt_host::paths;
 use vmcrypt_testbed::Image;
 
 /// Boots of each hypervisor, in turns.
-const TURNS: usize = 2;
+const TURNS: usize = 3;
 /// Cycles in each boot; the first warms dom0's caches and does not count.
 const CYCLES: usize = 2;
+/// How long a guest forks.
+const FORKING: Duration = Duration::from_secs(40);
+
+/// What is measured, and in which unit.
+const WHAT: [(&str, &str); 5] = [
+    ("boot", "s until dom0 is up"),
+    ("start", "s from xl create to the first sign of life"),
+    ("fork", "ms a fork and exit in a guest that nobody maps"),
+    ("save", "s of xl save, 256 MiB"),
+    ("restore", "s of xl restore, 256 MiB"),
+];
+type Times = [Vec<f64>; WHAT.len()];
 
 /// Measures, and writes `target/testbed/timing.json`.
 pub fn measure(image: &Image, options: &Options) -> Verdict {
@@ -22,46 +39,76 @@ pub fn measure(image: &Image, options: &Options) -> Verdict {
             ("stock", Config::STOCK, &mut stock),
             ("vmcrypt", Config::VMCRYPT, &mut vmcrypt),
         ] {
+            let begin = Instant::now();
             let mut dom0 = boot(image, config, options, &logs.join(format!("{name}-{turn}")))?;
+            times[0].push(begin.elapsed().as_secs_f64());
+            let (start, fork) = forks(&mut dom0)?;
+            times[1].push(start);
+            times[2].push(fork);
             let mut guest = dom0.create(Spec::main("timed"))?;
+            dom0.await_alive(&mut guest)?;
             for cycle in 0..=CYCLES {
                 let save = dom0.save(&guest)?.time.as_secs_f64();
                 let restore = dom0.restore(&mut guest)?.time.as_secs_f64();
                 if cycle > 0 {
-                    times.save.push(save);
-                    times.restore.push(restore);
+                    times[3].push(save);
+                    times[4].push(restore);
                 }
             }
         }
     }
-    let (save, restore) = (
-        ratio(&vmcrypt.save, &stock.save),
-        ratio(&vmcrypt.restore, &stock.restore),
-    );
-    let report = json!({
-        "what": "seconds of xl save and xl restore of a 256 MiB guest, QEMU TCG, in turns",
-        "stock": { "save": stock.save, "restore": stock.restore },
-        "vmcrypt": { "save": vmcrypt.save, "restore": vmcrypt.restore },
-        "ratio_of_medians": { "save": save, "restore": restore },
-    });
+    let rows: Vec<Value> = WHAT
+        .iter()
+        .zip(stock.iter().zip(&vmcrypt))
+        .map(|((name, unit), (stock, vmcrypt))| {
+            json!({
+                "name": name, "unit": unit, "stock": stock, "vmcrypt": vmcrypt,
+                "median_stock": median(stock), "median_vmcrypt": median(vmcrypt), "ratio": ratio(vmcrypt, stock),
+            })
+        })
+        .collect();
+    let report = json!({ "what": "QEMU TCG, in turns", "times": rows });
     fs::write(
         paths::target_subdir("testbed")?.join("timing.json"),
         format!("{report:#}\n"),
     )?;
-    demand!(save.is_finite() && restore.is_finite(), "nothing was measured");
-    Ok(format!(
-        "medians: save {:.1} s against {:.1} s stock ({save:.2}x), restore {:.1} s against {:.1} s ({restore:.2}x)",
-        median(&vmcrypt.save),
-        median(&stock.save),
-        median(&vmcrypt.restore),
-        median(&stock.restore)
-    ))
+    let finite = rows.iter().all(|row| row["ratio"].is_f64());
+    demand!(finite, "something was not measured: {report}");
+    let words = rows.iter().map(|row| {
+        let number = |name: &str| row[name].as_f64().unwrap_or(f64::NAN);
+        let (vmcrypt, stock, ratio) = (number("median_vmcrypt"), number("median_stock"), number("ratio"));
+        let name = row["name"].as_str().unwrap_or_default();
+        format!("{name} {vmcrypt:.2} against {stock:.2} ({ratio:.3}x)")
+    });
+    Ok(format!("medians: {}", words.collect::<Vec<_>>().join(", ")))
 }
 
-#[derive(Default)]
-struct Times {
-    save: Vec<f64>,
-    restore: Vec<f64>,
+/// Seconds until a guest shows life, and milliseconds that it takes for a fork.
+fn forks(dom0: &mut Dom0) -> Result<(f64, f64), Problem> {
+    let begin = Instant::now();
+    let mut guest = dom0.create(Spec::new("forks").roles(&[Role::Fork]))?;
+    dom0.await_alive(&mut guest)?;
+    let start = begin.elapsed().as_secs_f64();
+    let (forks, time) = count(dom0)?;
+    sleep(FORKING);
+    let (more, later) = count(dom0)?;
+    dom0.must("xl destroy forks", LONG)?;
+    Ok((start, (later - time) / (more - forks)))
+}
+
+/// Forks so far, and milliseconds.
+fn count(dom0: &mut Dom0) -> Result<(f64, f64), Problem> {
+    let line = dom0.must(
+        "grep -o 'forks=.*' /var/log/xen/console/guest-forks.log | tail -n 1",
+        SHORT,
+    )?;
+    let text = line.text();
+    let number = |name: &str| -> Option<f64> {
+        let word = text.split_whitespace().find_map(|word| word.strip_prefix(name))?;
+        word.trim_end_matches('.').parse().ok()
+    };
+    let both = number("forks=").zip(number("milliseconds="));
+    Ok(both.with_context(|| format!("no forks in {text:?}"))?)
 }
 
 fn ratio(a: &[f64], b: &[f64]) -> f64 {
