@@ -174,6 +174,14 @@ struct Row {
 }
 
 impl Report {
+    /// Labels of its figures, of which no two may be the same.
+    #[cfg(test)]
+    pub fn labels(&self) -> std::collections::BTreeSet<String> {
+        let labels: std::collections::BTreeSet<String> = self.figures.iter().map(Figure::label).collect();
+        assert_eq!(labels.len(), self.figures.len(), "two figures have the same name");
+        labels
+    }
+
     /// Measures, and notes how busy the machine was before and after it.
     pub fn measure(verb: &str, work: impl FnOnce() -> Result<Vec<Figure>>) -> Result<Self> {
         let mut machine = Machine::this()?;

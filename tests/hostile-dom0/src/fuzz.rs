@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 use vmcrypt_core::abi;
 use vmcrypt_guest::secret;
@@ -83,6 +84,9 @@ const _: () = assert!(
 );
 /// Pages mapped after each multicall.
 const MAPS: usize = 96;
+/// A guest that was paused for longer than it has patience complains of its other vCPU when it goes on. Until that is in the
+/// log.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Between two saves.
 const SAVE: u64 = 1000;
 
@@ -296,6 +300,7 @@ impl<'a> Fuzzer<'a> {
                 _ => break,
             }
         }
+        sleep(SETTLE);
         self.seen.damage = self.prey.intact(self.xen);
         if self.seen.damage.is_none() {
             self.seen.suspects.clear();
