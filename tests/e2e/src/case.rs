@@ -67,6 +67,8 @@ pub struct Config {
     pub memory_mib: u32,
     /// Which xenstore daemon.
     pub store: Store,
+    /// Whether its clock counts instructions.
+    pub counted: bool,
 }
 
 impl Config {
@@ -78,6 +80,7 @@ impl Config {
         cpus: 1,
         memory_mib: 2560,
         store: Store::C,
+        counted: false,
     };
     /// The same with the unpatched hypervisor.
     pub const STOCK: Config = Config {

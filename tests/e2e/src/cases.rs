@@ -101,6 +101,7 @@ pub const ON_DEMAND: &[&str] = &[
     "hostile-fuzz-full",
     "hostile-fuzz-full-debug",
     "timing",
+    "unmapped",
     // What CI does on the release build, its canaries, and what Xen writes by itself.
     "attacks-debug",
     "canary-xl-life",
@@ -606,5 +607,10 @@ pub const ALL: &[Case] = &[
         "timing",
         "times of save and restore, stock and VMCrypt in turns (JSON in target/testbed)",
         Free(&[Stock, VmCrypt], timing::measure),
+    ),
+    case(
+        "unmapped",
+        "instructions for a fork in a guest that nobody maps, against stock Xen",
+        Free(&[Stock, VmCrypt], timing::unmapped),
     ),
 ];

@@ -165,6 +165,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
         cpus,
         memory_mib,
         store,
+        counted,
     } = config;
     let file = match hypervisor {
         Hypervisor::Stock => &options.stock,
@@ -177,6 +178,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
         cpus,
         memory_mib,
         store,
+        counted,
         ..Boot::new(file)
     };
     let machine = Machine::boot(image, &boot, dir).with_context(|| {

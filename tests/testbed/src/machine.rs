@@ -59,6 +59,9 @@ pub struct Boot {
     pub store: Store,
     /// Who has the console.
     pub console: Console,
+    /// Its clock counts instructions, one a nanosecond: time in it does not depend on what else this host does. For one
+    /// CPU alone.
+    pub counted: bool,
 }
 
 impl Boot {
@@ -72,6 +75,7 @@ impl Boot {
             memory_mib: 2560,
             store: Store::C,
             console: Console::Log,
+            counted: false,
         }
     }
 }
@@ -331,7 +335,7 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         boot.xen_arguments
     );
     let share = "security_model=none,id";
-    Ok([
+    let mut arguments = [
         "-accel",
         "tcg",
         "-cpu",
@@ -385,7 +389,11 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         &format!("unix:{}/qmp,server=on,wait=off", text(sockets)),
     ]
     .map(str::to_owned)
-    .into())
+    .to_vec();
+    if boot.counted {
+        arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
+    }
+    Ok(arguments)
 }
 
 /// An EPYC without what TCG's emulation gets wrong: MONITOR faults in Xen's idle loop, RDTSCP gives nested
