@@ -131,9 +131,15 @@ static int cf_check cpu_callback(struct notifier_block *nfb,
 {
     if ( action == CPU_STARTING && !capable(vmcrypt_backend) )
     {
-        /* The others may be at work: they can do both. */
-        vmcrypt_backend = lower(vmcrypt_backend);
-        vmc_backend_use(vmcrypt_backend);
+        unsigned int backend = lower(vmcrypt_backend);
+
+        /*
+         * The others may be at work: they can do both.  What the Rust part uses
+         * must never be more than vmcrypt_vector_enter() saved for.
+         */
+        vmc_backend_use(backend);
+        smp_wmb();
+        ACCESS_ONCE(vmcrypt_backend) = backend;
         printk(XENLOG_WARNING "VMCrypt: CPU%u lacks what the page cipher used so far; now by %s\n",
                smp_processor_id(), vmcrypt_backend_name());
     }

@@ -4,7 +4,9 @@
  *
  * The CPU on which dom0 unpauses the domain takes slices of its pages until
  * there are no more.  Tasklets on idle CPUs do the same.  A tasklet goes before
- * any guest on its CPU, so it ends as soon as somebody wants to run there.
+ * any guest on its CPU, and not every scheduler tells a CPU that runs one that
+ * somebody wants to run there.  So it ends by itself soon, and the CPU is left
+ * alone for long enough to take up what waits.
  */
 #include <xen/domain_page.h>
 #include <xen/event.h>
@@ -13,10 +15,15 @@
 
 #include "private.h"
 
+/* How long a CPU helps without a look at others, and rests before it helps again. */
+#define HELPS MILLISECS(4)
+#define RESTS MILLISECS(1)
+
 struct vmcrypt_helper {
     struct tasklet tasklet;
     struct vmcrypt_domain *vm;
     unsigned long pages;   /* that it decrypted */
+    s_time_t ended;
     bool busy;
 };
 
@@ -88,15 +95,18 @@ static bool decrypt_slice(struct vmcrypt_domain *vm, unsigned long *pages)
 static void cf_check help(void *data)
 {
     struct vmcrypt_helper *helper = data;
+    s_time_t end = NOW() + HELPS;
 
     /*
      * Registers that the last guest left on this CPU were saved: tasklets begin
      * with that (do_tasklet_work()).
      */
-    while ( !softirq_pending(smp_processor_id()) &&
+    while ( !softirq_pending(smp_processor_id()) && NOW() < end &&
             decrypt_slice(helper->vm, &helper->pages) )
         ;
 
+    helper->ended = NOW();
+    smp_wmb();
     ACCESS_ONCE(helper->busy) = false;
 }
 
@@ -110,6 +120,7 @@ static void call_helpers(struct vmcrypt_domain *vm)
         struct vmcrypt_helper *helper = &vm->seal.helpers[cpu];
 
         if ( cpu == smp_processor_id() || ACCESS_ONCE(helper->busy) ||
+             NOW() - ACCESS_ONCE(helper->ended) < RESTS ||
              !ACCESS_ONCE(idle_vcpu[cpu]->is_running) )
             continue;
 
@@ -146,12 +157,15 @@ int vmcrypt_decrypt(struct vmcrypt_domain *vm)
     if ( !vm->seal.helpers )
         find_helpers(vm);
 
-    do {
-        if ( hypercall_preempt_check() )
-            return -ERESTART;
+    for ( ; ; )
+    {
         if ( vm->seal.helpers )
             call_helpers(vm);
-    } while ( decrypt_slice(vm, &pages) );
+        if ( !decrypt_slice(vm, &pages) )
+            break;
+        if ( hypercall_preempt_check() )
+            return -ERESTART;
+    }
 
     vmcrypt_decrypt_stop(vm);
 
