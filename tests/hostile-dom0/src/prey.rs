@@ -10,9 +10,9 @@ use vmcrypt_tools::hypercall::Privcmd;
 use vmcrypt_tools::xen::{self, Domain, Frame, PageType};
 
 /// A guest that says nothing for so long is dead. With other machines beside this one, seconds are long.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// So often the other vCPU may be late.
-const SLOW: usize = 4;
+const SLOW: usize = 10;
 const LOOK: Duration = Duration::from_millis(50);
 
 pub struct Prey {

@@ -72,8 +72,9 @@ impl Shared {
             let version = at(0) as u32;
             fence(Ordering::Acquire);
             let (stamp, base, scale) = (at(8), at(16), at(24));
+            // The other CPU's counter may be a little behind the one that the stamp is of.
             // SAFETY: as in `memory::random()`.
-            let ticks = unsafe { _rdtsc() }.wrapping_sub(stamp);
+            let ticks = unsafe { _rdtsc() }.saturating_sub(stamp);
             fence(Ordering::Acquire);
             if version % 2 == 1 || version != at(0) as u32 {
                 continue;
