@@ -12,10 +12,10 @@ use std::{io, ptr};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use vmcrypt_guest::pattern;
+use vmcrypt_tools::content::PAGE;
 use vmcrypt_tools::xen::{DomId, Frame};
 
 const REGISTERS: usize = 16;
-const PAGE: usize = 4096;
 
 /// Content of all registers: two lanes of 64 bits are SSE's, two AVX's upper half.
 #[repr(C, align(32))]

@@ -15,6 +15,8 @@
 
 #include "private.h"
 
+/* Pages that a CPU takes at a time. */
+#define SLICE 64
 /* How long a CPU helps without a look at others, and rests before it helps again. */
 #define HELPS MILLISECS(4)
 #define RESTS MILLISECS(1)
@@ -69,8 +71,8 @@ static bool decrypt_slice(struct vmcrypt_domain *vm, unsigned long *pages)
     if ( ACCESS_ONCE(vm->seal.cursor) >= vm->pfns ||
          ACCESS_ONCE(vm->seal.error) )
         return false;
-    pfn = arch_fetch_and_add(&vm->seal.cursor, VMCRYPT_SLICE);
-    end = min(pfn + VMCRYPT_SLICE, vm->pfns);
+    pfn = arch_fetch_and_add(&vm->seal.cursor, SLICE);
+    end = min(pfn + SLICE, vm->pfns);
 
     for ( ; pfn < end; pfn++ )
     {

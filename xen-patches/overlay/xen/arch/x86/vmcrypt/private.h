@@ -241,8 +241,6 @@ mfn_t vmcrypt_sealing_mfn(const struct vmcrypt_domain *vm, unsigned long pfn);
 
 /* Whether a page is plain by the record. */
 bool vmcrypt_record_plain(const struct vmcrypt_domain *vm, unsigned long pfn);
-/* Pages handled between two looks at whether something else wants to run. */
-#define VMCRYPT_SLICE 64
 
 /* decrypt.c */
 /* Takes a page into the digest; a private one comes out decrypted. */

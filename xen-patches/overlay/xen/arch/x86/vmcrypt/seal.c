@@ -15,7 +15,7 @@
 #include "private.h"
 
 /* Pages handled between two looks at whether something else wants to run. */
-#define SLICE VMCRYPT_SLICE
+#define SLICE 64
 
 static bool restored(const struct vmcrypt_domain *vm)
 {
