@@ -221,15 +221,14 @@ fn type_and_read(dom0: &mut Dom0, guest: &mut Guest, line: &str) -> Result<(), P
 /// The helper that writes the image dies; xl must bring the guest back, and the next save must work.
 pub fn save_killed(dom0: &mut Dom0) -> Verdict {
     let mut guest = dom0.create(Spec::new("killed").roles(&[Role::Secret, Role::Dirty]))?;
-    let kill = "xl save killed /root/half.img & save=$!; \
-                for try in $(seq 400); do [ $(stat -c %s /root/half.img 2>/dev/null || echo 0) -gt 50000000 ] && break; \
-                sleep 0.05; done; \
-                pidof libxl-save-helper && kill -9 $(pidof libxl-save-helper); wait $save && echo saved";
-    let answer = dom0.try_run(kill, LONG)?;
-    demand!(
-        !answer.text().contains("saved"),
-        "the save was over before it could be killed"
+    // The reader wants no more than a part, so that the helper cannot have ended.
+    let kill = format!(
+        "mkfifo /root/pipe; (head -c {HALF} >/root/half.img; exec sleep 1000) </root/pipe & reader=$!; \
+         xl save killed /root/pipe & save=$!; {} \
+         kill -9 $(pidof libxl-save-helper) && echo helper killed; wait $save && echo saved; kill $reader; rm /root/pipe; true",
+        once_grown("/root/half.img")
     );
+    killed_and_not(dom0, &kill, "saved")?;
     dom0.await_alive(&mut guest)?;
     let lines = dom0.secret_lines("/root/half.img")?;
     demand!(lines == 0, "{lines} lines of the secret are in the half image");
@@ -240,17 +239,36 @@ pub fn save_killed(dom0: &mut Dom0) -> Verdict {
 pub fn restore_killed(dom0: &mut Dom0) -> Verdict {
     let mut guest = dom0.create(Spec::new("halfway"))?;
     dom0.save(&guest)?;
-    let kill = "xl restore /root/halfway.img & restore=$!; \
-                for try in $(seq 400); do pidof libxl-save-helper >/dev/null && break; sleep 0.02; done; sleep 0.5; \
-                kill -9 $(pidof libxl-save-helper) && echo killed; wait $restore && echo restored; true";
-    let answer = dom0.try_run(kill, LONG)?.text();
-    demand!(
-        answer.contains("killed") && !answer.contains("restored"),
-        "the restore was over before it could be killed: {answer}"
+    // The writer gives no more than a part, so that the helper cannot have ended.
+    let kill = format!(
+        "mkfifo /root/pipe; (head -c {HALF} /root/halfway.img | tee /root/half.img; exec sleep 1000) >/root/pipe & writer=$!; \
+         xl restore /root/pipe & restore=$!; {} \
+         kill -9 $(pidof libxl-save-helper) && echo helper killed; wait $restore && echo restored; kill $writer; rm /root/pipe; true",
+        once_grown("/root/half.img")
     );
+    killed_and_not(dom0, &kill, "restored")?;
     dom0.destroy("halfway")?;
     dom0.restore(&mut guest)?;
     Ok("a restore was killed half-way, and the next one of the same image brought the guest back".to_owned())
+}
+
+/// Bytes that go through a pipe before what is at its other end is killed; a pipe holds 64 KiB more.
+const HALF: usize = 50_000_000;
+
+/// Shell code that waits until a file has nearly as many bytes.
+fn once_grown(file: &str) -> String {
+    format!(
+        "for try in $(seq 800); do [ $(stat -c %s {file} 2>/dev/null || echo 0) -ge {HALF} ] && break; sleep 0.05; done;"
+    )
+}
+
+fn killed_and_not(dom0: &mut Dom0, command: &str, done: &str) -> Result<(), Problem> {
+    let answer = dom0.try_run(command, LONG)?.text();
+    demand!(
+        answer.contains("helper killed") && !answer.contains(done),
+        "not killed half-way: {answer:?}"
+    );
+    Ok(())
 }
 
 /// A save for which there is no room fails, and says why; the guest goes on and can be saved elsewhere.
