@@ -179,6 +179,16 @@ pub unsafe extern "C" fn vmc_page_abandon(domain: *mut VmcDomain, ticket: *const
     domain.control.abandon_page();
 }
 
+/// Whether an export was begun that did not end yet.
+///
+/// # Safety
+/// As for [`vmc_page_begin`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_in_flight(domain: *mut VmcDomain) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain) }.control.page_in_flight()
+}
+
 /// The page of an export that was begun may be written without notice: what the export reads may be old when it ends.
 ///
 /// # Safety

@@ -21,9 +21,11 @@ static void wiped(struct guest *g)
     size_t size = vmc_domain_size();
 
     CHECK("a page in flight", vmc_page_begin(g->domain, 4, false, &ticket, &again) == 0 && !again);
+    CHECK("it is said", vmc_page_in_flight(g->domain));
     CHECK("keys stay while it is", !vmc_domain_kill(g->domain));
     CHECK("but nothing else begins", vmc_page_begin(g->domain, 5, false, &ticket, &again) != 0);
     vmc_page_abandon(g->domain, &ticket);
+    CHECK("nothing is in flight", !vmc_page_in_flight(g->domain));
     CHECK("the domain is at rest", vmc_domain_kill(g->domain) && vmc_domain_kill(g->domain));
     memset(g->tags, 0x77, 16);
     vmc_domain_wipe(g->domain);

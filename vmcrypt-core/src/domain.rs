@@ -170,6 +170,11 @@ impl Domain {
         }
     }
 
+    /// Whether a page is being encrypted.
+    pub const fn page_in_flight(&self) -> bool {
+        self.in_flight > 0
+    }
+
     /// A number that no generation has.
     pub const NO_GENERATION: u64 = u64::MAX;
 

@@ -1040,6 +1040,14 @@ void vmc_page_abandon(struct VmcDomain *domain,
                       const struct VmcTicket *ticket);
 
 /**
+ * Whether an export was begun that did not end yet.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`].
+ */
+bool vmc_page_in_flight(struct VmcDomain *domain);
+
+/**
  * The page of an export that was begun may be written without notice: what the export reads may be old when it ends.
  *
  * # Safety

@@ -214,7 +214,7 @@ static int export(struct vmcrypt_domain *vm,
     };
     struct p2m_place p2m = vmcrypt_p2m_place(d);
     void *buffer;
-    s_time_t began = NOW();
+    s_time_t began = NOW(), patience;
     uint32_t verdict;
     size_t len = 0;
     int rc = 0;
@@ -240,7 +240,15 @@ static int export(struct vmcrypt_domain *vm,
         if ( v->is_initialised && !(v->pause_flags & VPF_down) )
             save_vcpu(v, buffer + VMC_RECORD_STATES + size * facts.states++);
 
+    patience = NOW() + MILLISECS(1);
     spin_lock(&vm->lock);
+    /* Somebody else maps a page: that ends soon, or another one begins. */
+    while ( vmc_page_in_flight(vm->rust) && NOW() < patience )
+    {
+        spin_unlock(&vm->lock);
+        cpu_relax();
+        spin_lock(&vm->lock);
+    }
     verdict = vmc_record_seal(vm->rust, &facts, buffer, capacity, &len);
     spin_unlock(&vm->lock);
 
