@@ -18,6 +18,9 @@
 
 unsigned int __read_mostly vmcrypt_backend = VMC_BACKEND_PORTABLE;
 
+/* A bit for each that gave a wrong answer when Xen booted. */
+static unsigned int __read_mostly wrong;
+
 /* By rank: each can stand in for those after it. */
 static const struct {
     const char *option, *name;
@@ -77,8 +80,9 @@ static bool capable(unsigned int backend)
 
 static unsigned int lower(unsigned int backend)
 {
-    while ( !capable(--backend) )
-        /* portable code runs everywhere */;
+    do {
+        backend--; /* portable code runs everywhere */
+    } while ( !capable(backend) || (wrong & (1U << backend)) );
 
     return backend;
 }
@@ -107,18 +111,19 @@ static unsigned int __init wanted(void)
     return backend;
 }
 
-/* A page of zeros, encrypted and decrypted by the one in use. */
-static bool __init passes(struct VmcDomain *domain)
+/* A page of zeros, encrypted and decrypted. */
+static bool __init passes(unsigned int backend, struct VmcDomain *domain)
 {
     uint8_t *page = vmcrypt_scratch();
     bool passed;
 
     clear_page(page);
-    if ( !strcmp(backends[vmcrypt_backend].option, opt_canary) )
+    if ( !strcmp(backends[backend].option, opt_canary) )
         page[0] = 1;
 
+    vmcrypt_backend = backend;
     vmcrypt_vector_enter();
-    passed = vmc_backend_passes(vmcrypt_backend, domain, (Page *)page);
+    passed = vmc_backend_passes(backend, domain, (Page *)page);
     vmcrypt_vector_leave();
     clear_page(page);
 
@@ -151,23 +156,35 @@ static struct notifier_block cpu_nfb = {
     .notifier_call = cpu_callback,
 };
 
-/* Called when all CPUs of the boot are up. */
+/*
+ * Called when all CPUs of the boot are up.  Those below the best are tested,
+ * too: a CPU that comes late may make one of them necessary.
+ */
 void __init vmcrypt_backend_init(void)
 {
     struct VmcDomain *domain = _xzalloc(vmc_domain_size(), 16);
+    unsigned int best = VMC_BACKEND_PORTABLE, backend = wanted();
 
     if ( !domain )
         panic("VMCrypt: no memory to test the page cipher\n");
     vmc_domain_init(domain);
 
-    for ( vmcrypt_backend = wanted(); !passes(domain);
-          vmcrypt_backend = lower(vmcrypt_backend) )
+    for ( ; ; backend = lower(backend) )
     {
-        printk(XENLOG_ERR "VMCrypt: the page cipher gives a wrong answer by %s: not used\n",
-               vmcrypt_backend_name());
-        if ( vmcrypt_backend == VMC_BACKEND_PORTABLE )
-            panic("VMCrypt: no page cipher works on this machine; vmcrypt=off runs guests unprotected\n");
+        if ( passes(backend, domain) )
+            best = max(best, backend);
+        else
+        {
+            printk(XENLOG_ERR "VMCrypt: the page cipher gives a wrong answer by %s: not used\n",
+                   backends[backend].name);
+            if ( backend == VMC_BACKEND_PORTABLE )
+                panic("VMCrypt: no page cipher can be relied on; vmcrypt=off runs guests unprotected\n");
+            wrong |= 1U << backend;
+        }
+        if ( backend == VMC_BACKEND_PORTABLE )
+            break;
     }
+    vmcrypt_backend = best;
 
     vmc_domain_wipe(domain);
     xfree(domain);
