@@ -199,8 +199,9 @@ void vmcrypt_replica_describe(struct VmcHostInfo *info)
 
 int __init vmcrypt_replica_init(void)
 {
-    unsigned int i, size = opt_pool ?: POOL_BATCHES + total_pages / 512 +
-                                       CACHED * nr_cpu_ids;
+    unsigned int i, size = opt_pool ?: POOL_BATCHES + total_pages / 512;
+
+    size += CACHED * nr_cpu_ids;
 
     vmcrypt_replica_owner = domain_create(DOMID_VMCRYPT, NULL, 0);
     if ( IS_ERR(vmcrypt_replica_owner) )
