@@ -236,6 +236,16 @@ impl Machine {
         Ok(())
     }
 
+    /// Writes what the vector registers of all CPUs hold to a file, each as it would lie in memory.
+    pub fn dump_vectors(&mut self, to: &Path) -> Result<()> {
+        let arguments = serde_json::json!({"command-line": "info registers -a"});
+        let answer = self.ask("human-monitor-command", arguments)?;
+        let vectors = vectors(answer.as_str().context("QEMU says nothing of registers")?);
+        ensure!(!vectors.is_empty(), "QEMU shows no vector registers");
+        fs::write(to, vectors)?;
+        Ok(())
+    }
+
     /// From now on a machine that resets or powers off stands still instead, with its memory as it was.
     pub fn hold_at_end(&mut self) -> Result<()> {
         self.ask(
@@ -302,6 +312,32 @@ impl Drop for Machine {
         let _ = self.qemu.wait();
         let _ = fs::remove_file(&self.transfer);
     }
+}
+
+/// The vector registers in QEMU's words: `XMM00=` and hexadecimal digits, of wider ones in groups, the highest first.
+fn vectors(text: &str) -> Vec<u8> {
+    let mut registers: Vec<Vec<u8>> = Vec::new();
+    let mut within = false;
+    for word in text.split_whitespace() {
+        let (name, digits) = word.split_once('=').unwrap_or(("", word));
+        if word.contains('=') {
+            within = ["XMM", "YMM", "ZMM"].iter().any(|kind| name.starts_with(kind));
+            if within {
+                registers.push(Vec::new());
+            }
+        }
+        if let (true, Some(register)) = (within, registers.last_mut()) {
+            let digits = digits.as_bytes().as_chunks::<2>().0;
+            let bytes = digits
+                .iter()
+                .filter_map(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
+            register.extend(bytes);
+        }
+    }
+    registers
+        .into_iter()
+        .flat_map(|bytes| bytes.into_iter().rev())
+        .collect()
 }
 
 fn alive(qemu: &mut Child, log: &mut ConsoleLog) -> Result<(), Trouble> {
@@ -422,4 +458,22 @@ pub fn qemu_major() -> Result<u32> {
         .nth(1)
         .and_then(|rest| rest.split('.').next()?.parse().ok())
         .with_context(|| format!("QEMU tells no version: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vector_registers_are_read_lowest_byte_first() {
+        let text = "CPU#0\nRAX=00000000000000ff\nFCW=037f FSW=0000\nFPR0=00 01\n\
+                    XMM00=0f0e0d0c0b0a09080706050403020100 XMM01=00000000000000000000000000000001\nCPU#1\n\
+                    YMM00=0000000000000002 0000000000000000 0000000000000000 0000000000000003\nCode=90 90\n";
+        let mut wanted: Vec<u8> = (0..16).collect();
+        wanted.extend(1u128.to_le_bytes());
+        wanted.extend(3u128.to_le_bytes());
+        wanted.extend((2u128 << 64).to_le_bytes());
+        assert_eq!(vectors(text), wanted);
+        assert!(vectors("RAX=00000000000000ff").is_empty());
+    }
 }

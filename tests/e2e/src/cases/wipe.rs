@@ -27,6 +27,9 @@ const CONFIG: Config = Config {
 /// PFNs of the usual guest.
 const PFNS: u64 = (128 << 20) >> 12;
 
+/// At the vector registers of all CPUs.
+const LOOKS: usize = 100;
+
 /// A way for the machine to go down.
 struct Way {
     case: &'static str,
@@ -161,6 +164,11 @@ fn around(image: &Image, options: &Options, config: Config, way: &Way) -> Result
         // Somebody is encrypting at any moment, under keys that are looked for.
         let sweep = "while :; do vmcrypt sweep $(xl domid saved) --needle none --json; done";
         dom0.run(&format!("nohup sh -c '{sweep}' >/dev/null 2>&1 & sleep 5"))?;
+        let seen = (0..LOOKS).try_fold(0, |seen, _| {
+            anyhow::Ok(seen + usize::from(dump.keys_in_registers(&mut dom0, &needles)?))
+        })?;
+        dom0.note(&format!("keys in vector registers in {seen} of {LOOKS} looks"));
+        demand!(seen > 0, "no key was ever seen in a vector register");
     }
     dom0.machine().hold_at_end()?;
     match way.by {
@@ -173,6 +181,11 @@ fn around(image: &Image, options: &Options, config: Config, way: &Way) -> Result
         By::Nmi => dom0.machine().inject_nmi()?,
     }
     dom0.machine().await_end(way.halts, LONG)?;
+    // What is reset has other registers.
+    demand!(
+        way.halts.is_none() || !dump.keys_in_registers(&mut dom0, &needles)?,
+        "a vector register of a CPU that halted still holds a key"
+    );
     let after = dump.look(&mut dom0, &needles)?;
     dom0.note(&format!("after: {}", told(&after)));
     Ok((before, after))
@@ -359,6 +372,13 @@ impl Dump {
     fn host(&self, dom0: &mut Dom0, status: &Value) -> Result<Root> {
         let id = sixteen(status["host"]["key_id"].as_str().context("no host key")?)?;
         self.taken(dom0, || Root::find(&self.file, id))
+    }
+
+    fn keys_in_registers(&self, dom0: &mut Dom0, needles: &Needles) -> Result<bool> {
+        dom0.machine().dump_vectors(&self.file)?;
+        let found = needles.find(&self.file)?;
+        fs::remove_file(&self.file)?;
+        Ok(found.values().any(|(windows, _)| *windows > 0))
     }
 
     fn look(&self, dom0: &mut Dom0, needles: &Needles) -> Result<Found> {

@@ -119,14 +119,13 @@ void vmcrypt_going_down(void)
 /*
  * CPUs were stopped wherever they were, in the middle of a page for one: its
  * keys are in the frames.  A stopped CPU does not return, so it does not need its
- * stack; it gets the time to come to rest.  This one needs the frames from the
- * caller's down; an exception may have left the primary stack.
+ * stack.  This one needs the frames from the caller's down; an exception may have
+ * left the primary stack.
  */
 static void wipe_stacks(const cpumask_t *running, void *frame)
 {
     unsigned int cpu, self = smp_processor_id();
 
-    mdelay(10);
     for ( cpu = 0; cpu < nr_cpu_ids; cpu++ )
     {
         void *bottom = stack_base[cpu] + (PRIMARY_SHSTK_SLOT + 1) * PAGE_SIZE;
@@ -144,7 +143,14 @@ static void wipe_stacks(const cpumask_t *running, void *frame)
 void vmcrypt_gone_down(const cpumask_t *running, void *frame)
 {
     const struct domain *d;
+    bool for_good = frame && system_state >= SYS_STATE_smp_boot;
 
+    /* They were told to stop, and need the time to do so. */
+    if ( for_good )
+        mdelay(10);
+    /* An interrupt may have led here, in the middle of a page. */
+    if ( !opt_canary )
+        vmcrypt_cpu_stops();
     /* A CPU may have derived a key since. */
     vmcrypt_going_down();
 
@@ -161,6 +167,6 @@ void vmcrypt_gone_down(const cpumask_t *running, void *frame)
         }
         vmcrypt_wipe_cpus();
     }
-    if ( frame && system_state >= SYS_STATE_smp_boot )
+    if ( for_good )
         wipe_stacks(running, frame);
 }
