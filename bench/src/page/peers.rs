@@ -4,6 +4,7 @@
 use aegis::{aegis128l::Aegis128L, aegis256::Aegis256};
 use aes_gcm::{AeadInOut, KeyInit};
 use anyhow::{Result, anyhow, ensure};
+use hctr2_rs::Hctr2_256;
 use openssl::{
     cipher::{Cipher as Algorithm, CipherRef},
     cipher_ctx::CipherCtx,
@@ -48,6 +49,7 @@ pub fn all() -> Result<Vec<Contender>> {
         &XTS_KEY,
         false,
     )?);
+    list.push(Contender::cipher("HCTR2-AES-256", "hctr2-rs", Hctr2::new())?);
     list.push(Contender::cipher("AEGIS-128L", "libaegis", Aegis128([0; TAG]))?);
     list.push(Contender::cipher("AEGIS-256", "libaegis", AegisWide([0; TAG]))?);
     Ok(list)
@@ -122,6 +124,27 @@ impl Cipher for OpenSsl {
             self.decrypt.cipher_final(&mut [])?;
         }
         Ok(())
+    }
+}
+
+/// Not in place: it takes a copy of the page.
+struct Hctr2(Hctr2_256);
+
+impl Hctr2 {
+    fn new() -> Self {
+        Self(Hctr2_256::new(&KEY))
+    }
+}
+
+impl Cipher for Hctr2 {
+    fn seal(&mut self, number: u64, page: &mut Page) -> Result<()> {
+        let plaintext = *page;
+        Ok(self.0.encrypt(&plaintext, &nonce::<32>(number), page)?)
+    }
+
+    fn open(&mut self, number: u64, page: &mut Page) -> Result<()> {
+        let ciphertext = *page;
+        Ok(self.0.decrypt(&ciphertext, &nonce::<32>(number), page)?)
     }
 }
 
