@@ -42,6 +42,13 @@ bool vmcrypt_denies(struct domain *d, const struct domain *by,
                     unsigned int family, unsigned long op);
 bool vmcrypt_host_denies(unsigned int family, unsigned long op);
 
+/* Of several operations each is to be judged: @d may be sealed meanwhile. */
+static inline bool vmcrypt_judges_each(const struct domain *d,
+                                       const struct domain *by)
+{
+    return d != by;
+}
+
 /*
  * True if what runs in @d must not be printed where dom0 can read it; without a
  * domain, what Xen does.
@@ -82,6 +89,9 @@ static inline bool vmcrypt_denies(struct domain *d, const struct domain *by,
                                   unsigned int family, unsigned long op)
 { return false; }
 static inline bool vmcrypt_host_denies(unsigned int family, unsigned long op)
+{ return false; }
+static inline bool vmcrypt_judges_each(const struct domain *d,
+                                       const struct domain *by)
 { return false; }
 static inline bool vmcrypt_hides(struct domain *d) { return false; }
 static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)

@@ -310,7 +310,7 @@ static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
     return rc;
 }
 
-int vmcrypt_map_l1e(l1_pgentry_t *nl1e, struct domain *pt_dom)
+int vmcrypt_map_others_l1e(l1_pgentry_t *nl1e, const struct domain *pt_dom)
 {
     mfn_t mfn = l1e_get_mfn(*nl1e);
     unsigned int flags = l1e_get_flags(*nl1e);
@@ -335,7 +335,7 @@ int vmcrypt_map_l1e(l1_pgentry_t *nl1e, struct domain *pt_dom)
     return rc;
 }
 
-bool vmcrypt_unmap_l1e(l1_pgentry_t l1e, struct domain *l1e_owner)
+bool vmcrypt_unmap_others_l1e(l1_pgentry_t l1e, const struct domain *l1e_owner)
 {
     mfn_t mfn = l1e_get_mfn(l1e);
     struct page_info *page = mfn_to_page(mfn);

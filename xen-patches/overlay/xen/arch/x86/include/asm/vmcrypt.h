@@ -4,6 +4,7 @@
 #define __ASM_X86_VMCRYPT_H__
 
 #include <xen/cpumask.h>
+#include <xen/mm.h>
 #include <xen/vmcrypt.h>
 #include <asm/page.h>
 #include <public/domctl.h>
@@ -17,14 +18,34 @@ void vmcrypt_domain_destroy(struct domain *d);
  * A present L1 entry with a counted reference on its frame is about to be
  * written into a page table of @pt_dom.  May replace the frame by a replica,
  * which takes the reference over.  On error the reference is dropped.
+ *
+ * Here and below, what a domain maps of its own costs no more than a look at the
+ * owner: guests do so for each page whenever a process begins or ends.
  */
-int vmcrypt_map_l1e(l1_pgentry_t *nl1e, struct domain *pt_dom);
+int vmcrypt_map_others_l1e(l1_pgentry_t *nl1e, const struct domain *pt_dom);
+static inline int vmcrypt_map_l1e(l1_pgentry_t *nl1e,
+                                  const struct domain *pt_dom)
+{
+    if ( likely(mfn_valid(l1e_get_mfn(*nl1e))) &&
+         likely(page_get_owner(l1e_get_page(*nl1e)) == pt_dom) )
+        return 0;
+
+    return vmcrypt_map_others_l1e(nl1e, pt_dom);
+}
 
 /*
- * A present L1 entry of @l1e_owner is gone.  True if it named a replica, whose
- * references are dropped then.  Never fails.
+ * A present L1 entry of @l1e_owner that named a valid frame of @pg_owner is
+ * gone.  True if that was a replica, whose references are dropped then.  Never
+ * fails.
  */
-bool vmcrypt_unmap_l1e(l1_pgentry_t l1e, struct domain *l1e_owner);
+bool vmcrypt_unmap_others_l1e(l1_pgentry_t l1e, const struct domain *l1e_owner);
+static inline bool vmcrypt_unmap_l1e(l1_pgentry_t l1e,
+                                     const struct domain *pg_owner,
+                                     const struct domain *l1e_owner)
+{
+    return unlikely(pg_owner != l1e_owner) &&
+           vmcrypt_unmap_others_l1e(l1e, l1e_owner);
+}
 
 /* A grant of @frame is mapped in a page table of another domain, or was. */
 void vmcrypt_grant_mapped(mfn_t frame, const struct domain *mapper);
@@ -58,7 +79,7 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc);
 void vmcrypt_going_down(void);
 void vmcrypt_gone_down(const cpumask_t *running, void *frame);
 
-/* This CPU stops for good, maybe in the middle of a page; CR0.TS is clear. */
+/* This CPU stops for good, maybe in the middle of a page. */
 void vmcrypt_cpu_stops(void);
 
 /* For functions that never return: what led to them is wiped, too. */
@@ -69,10 +90,12 @@ void vmcrypt_cpu_stops(void);
 
 static inline int vmcrypt_domain_create(struct domain *d) { return 0; }
 static inline void vmcrypt_domain_destroy(struct domain *d) {}
-static inline int vmcrypt_map_l1e(l1_pgentry_t *nl1e, struct domain *pt_dom)
+static inline int vmcrypt_map_l1e(l1_pgentry_t *nl1e,
+                                  const struct domain *pt_dom)
 { return 0; }
 static inline bool vmcrypt_unmap_l1e(l1_pgentry_t l1e,
-                                     struct domain *l1e_owner)
+                                     const struct domain *pg_owner,
+                                     const struct domain *l1e_owner)
 { return false; }
 static inline void vmcrypt_grant_mapped(mfn_t frame,
                                         const struct domain *mapper) {}
