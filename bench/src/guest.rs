@@ -70,6 +70,7 @@ mod calls {
         plain::vmc_plain_lose(domain: *mut VmcDomain, pfn: u64, class: u32);
         page::vmc_map_judge(domain: *mut VmcDomain, frame: u32, writable: bool, write_back: bool, view: *mut u32) -> u32;
         page::vmc_page_begin(domain: *mut VmcDomain, pfn: u64, idle: bool, ticket: *mut VmcTicket, again: *mut bool) -> u32;
+        page::vmc_page_encrypt_from(domain: *mut VmcDomain, ticket: *mut VmcTicket, from: *const Page, page: *mut Page);
         page::vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, kind: u64, page: *mut Page);
         page::vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) -> u32;
         page::vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket);
@@ -284,10 +285,7 @@ impl Guest {
         let mut ticket = self.begin(pfn)?;
         match view {
             View::Snapshot => self.snapshot(page, &mut cpu.scratch)?,
-            View::Cipher => {
-                copy_page(&mut cpu.scratch, page);
-                self.export(cpu, &mut ticket, PRIVATE);
-            }
+            View::Cipher => self.export_private(cpu, page, &mut ticket),
         }
         copy_page(
             cpu.replicas.get_mut(replica).context("no such replica")?,
@@ -315,7 +313,8 @@ impl Guest {
     /// `bind()` of `map.c`, of a page table.
     fn bind(&self, cpu: &mut Cpu, pfn: u64, ticket: &mut VmcTicket) {
         if self.normalise(&mut cpu.scratch) {
-            self.export(cpu, ticket, TABLE);
+            cpu.with_vectors(|scratch| self.encrypt(ticket, TABLE, scratch));
+            self.end(ticket);
         } else {
             // SAFETY: the lock is held.
             self.locked(|rust| unsafe {
@@ -368,10 +367,16 @@ impl Guest {
         Ok(ticket)
     }
 
-    /// `export_end()`.
-    pub fn export(&self, cpu: &mut Cpu, ticket: &mut VmcTicket, kind: u64) {
-        cpu.with_vectors(|scratch| self.encrypt(ticket, kind, scratch));
+    /// `export_private()`.
+    pub fn export_private(&self, cpu: &mut Cpu, page: &Frame, ticket: &mut VmcTicket) {
+        cpu.with_vectors(|scratch| self.encrypt_from(ticket, page, scratch));
         self.end(ticket);
+    }
+
+    /// `vmc_page_encrypt_from()`: outside the lock.
+    pub fn encrypt_from(&self, ticket: &mut VmcTicket, from: &Frame, page: &mut Frame) {
+        // SAFETY: the ticket is out, the page is exclusive, a program's vector registers are its own.
+        unsafe { calls::vmc_page_encrypt_from(self.rust, ticket, &from.0, &mut page.0) }
     }
 
     /// `vmc_page_encrypt()`: outside the lock.

@@ -1,27 +1,35 @@
 //! The page cipher by one backend or another.
 
-use vmcrypt_core::cipher::{self, Page, PageKey, PageTag, Portable, Tweak};
+use vmcrypt_core::cipher::{self, Page, PageKey, PageTag, Portable, SharedPage, Tweak};
 use vmcrypt_core::known_answer;
 
 use crate::domain::{VmcDomain, locked};
 use crate::{host, stack};
 
 /// Whether a backend gives the known answer on this CPU. The domain is one that was never used, and is of no use
-/// afterwards but for another such test; `page` is zero, before and after.
+/// afterwards but for another such test; `page` is zero, before and after; what `copy` holds does not matter.
 ///
 /// # Safety
-/// `domain` went through [`vmc_domain_init`](crate::domain::vmc_domain_init); nobody else reaches it or `page`; the
-/// CPU is capable of the backend and the vector registers are held if it uses them.
+/// `domain` went through [`vmc_domain_init`](crate::domain::vmc_domain_init); nobody else reaches it or the pages,
+/// which are aligned as pages are; the CPU is capable of the backend and the vector registers are held if it uses them.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_backend_passes(backend: u32, domain: *mut VmcDomain, page: *mut Page) -> bool {
+pub unsafe extern "C" fn vmc_backend_passes(
+    backend: u32,
+    domain: *mut VmcDomain,
+    page: *mut Page,
+    copy: *mut Page,
+) -> bool {
     // SAFETY: by the caller's promise.
-    let (domain, page) = unsafe { (locked(domain), &mut *page) };
+    let (domain, page, copy) = unsafe { (locked(domain), &mut *page, &mut *copy) };
     stack::wiped(|| {
         known_answer::passes(
             &mut domain.keys,
             page,
+            copy,
             // SAFETY: by the caller's promise; the page is a reference.
             |key, tweak, page| unsafe { encrypt(backend, key, tweak, page) },
+            // SAFETY: the same.
+            |key, tweak, page, copy| unsafe { encrypt_from(backend, key, tweak, page, copy) },
             // SAFETY: the same.
             |key, tweak, page| unsafe { decrypt(backend, key, tweak, page) },
         )
@@ -43,6 +51,33 @@ pub(crate) unsafe fn encrypt(backend: u32, key: &PageKey, tweak: &Tweak, page: *
             host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_encrypt(key, tweak, page, &mut tag),
             host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt(key, tweak, page, &mut tag),
             _ => tag = cipher::encrypt_page(&Portable, key, tweak, &mut *page),
+        }
+    }
+    tag
+}
+
+/// # Safety
+/// As for [`encrypt`]; `from` is aligned to 8 bytes, and others may write it.
+#[inline(never)]
+pub(crate) unsafe fn encrypt_from(
+    backend: u32,
+    key: &PageKey,
+    tweak: &Tweak,
+    from: *const Page,
+    page: *mut Page,
+) -> PageTag {
+    let mut tag = PageTag::default();
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match backend {
+            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_encrypt_from(key, tweak, page, &mut tag, from),
+            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_encrypt_from(key, tweak, page, &mut tag, from),
+            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_encrypt_from(key, tweak, page, &mut tag, from),
+            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt_from(key, tweak, page, &mut tag, from),
+            _ => {
+                let from = &*from.cast::<SharedPage>();
+                tag = cipher::encrypt_page_from(&Portable, key, tweak, from, &mut *page);
+            }
         }
     }
     tag
@@ -89,10 +124,11 @@ mod simd {
     use super::{Page, PageKey, PageTag, Tweak};
 
     macro_rules! backends {
-        ($($name:ident)*) => {
+        ($($name:ident)*; $($from:ident)*) => {
             /// cbindgen:ignore
             unsafe extern "C" {
                 $(pub fn $name(key: *const PageKey, tweak: *const Tweak, page: *mut Page, tag: *mut PageTag);)*
+                $(pub fn $from(key: *const PageKey, tweak: *const Tweak, page: *mut Page, tag: *mut PageTag, from: *const Page);)*
             }
         };
     }
@@ -100,7 +136,9 @@ mod simd {
         vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt
         vmc_simd_halves_encrypt vmc_simd_halves_decrypt
         vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt
-        vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt
+        vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt;
+        vmc_simd_aesni_encrypt_from vmc_simd_halves_encrypt_from
+        vmc_simd_avx2_encrypt_from vmc_simd_avx512_encrypt_from
     }
 
     /// cbindgen:ignore

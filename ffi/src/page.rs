@@ -121,8 +121,29 @@ pub unsafe extern "C" fn vmc_page_begin(
     0
 }
 
-/// Encrypts `page` in place; `kind` is 0 for a private page, another number for each kind of plain page. The
-/// domain's lock is not held; a ticket is, and the vector registers if the backend uses them.
+/// Copies `from`, a private page, to `page`, encrypted: as if it were copied at once, though the guest may write it
+/// meanwhile. The domain's lock is not held; a ticket is, and the vector registers if the backend uses them.
+///
+/// # Safety
+/// `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`; `from` is a page frame.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_encrypt_from(
+    domain: *mut VmcDomain,
+    ticket: *mut VmcTicket,
+    from: *const Page,
+    page: *mut Page,
+) {
+    // SAFETY: the keys do not change while a ticket is out; the rest by the caller's promise.
+    unsafe {
+        let key = (*domain).keys.page();
+        let ticket = &mut *ticket;
+        ticket.tag = backend::encrypt_from(host::backend(), key, &ticket.tweak, from, page);
+    }
+    stack::wipe_below();
+}
+
+/// Encrypts a plain page in place, for its tag; `kind` is a number, not 0, for each kind of plain page. The domain's lock
+/// is not held; a ticket is, and the vector registers if the backend uses them.
 ///
 /// # Safety
 /// `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`.
@@ -147,7 +168,7 @@ pub unsafe extern "C" fn vmc_page_encrypt(
 /// refusal nobody may see what was encrypted.
 ///
 /// # Safety
-/// As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt`] and is not used again.
+/// As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt_from`] or [`vmc_page_encrypt`] and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) -> Verdict {
     // SAFETY: by the caller's promise.

@@ -101,7 +101,12 @@ static bool export_page(struct guest *g, unsigned int pfn, Page *out)
 
     if ( vmc_page_begin(g->domain, pfn, false, &ticket, &again) || again )
         return false;
-    memcpy(out, &g->pages[pfn], PAGE_BYTES);
-    vmc_page_encrypt(g->domain, &ticket, kind_of(pfn), out);
+    if ( kind_of(pfn) )
+    {
+        memcpy(out, &g->pages[pfn], PAGE_BYTES);
+        vmc_page_encrypt(g->domain, &ticket, kind_of(pfn), out);
+    }
+    else
+        vmc_page_encrypt_from(g->domain, &ticket, &g->pages[pfn], out);
     return vmc_page_end(g->domain, &ticket) == 0;
 }

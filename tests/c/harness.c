@@ -163,7 +163,7 @@ static void cycle(uint32_t backend)
     CHECK("page is exported", export_page(&g, 9, &again));
     vmc_page_begin(g.domain, 10, false, &ticket, &(bool){ 0 });
     vmc_page_tracking(g.domain, true);
-    vmc_page_encrypt(g.domain, &ticket, 0, &again);
+    vmc_page_encrypt_from(g.domain, &ticket, &g.pages[10], &again);
     vmc_page_end(g.domain, &ticket);
     CHECK("no record of a page that was read before the log was emptied", seal(&g, &image) != 0);
     CHECK("page is exported", export_page(&g, 10, &again));
@@ -214,7 +214,7 @@ static void cycle(uint32_t backend)
         vmc_domain_enter(g.domain, RUNNING);
         CHECK("keys do not change under a page in flight",
               vmc_page_begin(g.domain, 5, false, &(struct VmcTicket){ 0 }, &later) == 0 && later);
-        vmc_page_encrypt(g.domain, &ticket, 0, &again);
+        vmc_page_encrypt_from(g.domain, &ticket, &g.pages[4], &again);
         vmc_page_end(g.domain, &ticket);
     }
 
@@ -223,7 +223,7 @@ static void cycle(uint32_t backend)
     CHECK("a page in flight when the host goes down",
           vmc_page_begin(g.domain, 6, false, &ticket, &(bool){ 0 }) == 0);
     vmc_host_wipe();
-    vmc_page_encrypt(g.domain, &ticket, 0, &again);
+    vmc_page_encrypt_from(g.domain, &ticket, &g.pages[6], &again);
     CHECK("what a wiped key made is not shown", vmc_page_end(g.domain, &ticket) != 0);
     CHECK("nor is a record opened", restore(&image, uuid, image.size, -1, NULL) != 0);
     CHECK("the host draws a third key", vmc_host_init(backend) == 0);

@@ -29,7 +29,7 @@ static void end(const char *path)
 /* What map_foreign() of Xen's map.c calls for a private page, in that order. */
 static void map_private(struct guest *g, const char *name)
 {
-    static Page scratch;
+    static Page page __attribute__((aligned(64))), scratch __attribute__((aligned(64)));
     struct VmcTicket ticket;
     uint32_t view;
     bool again;
@@ -39,7 +39,7 @@ static void map_private(struct guest *g, const char *name)
     CALL(vmc_map_judge(g->domain, VMC_FRAME_ORDINARY, false, true, &view));
     CALL(vmc_domain_state(g->domain));
     CALL(vmc_page_begin(g->domain, 10, false, &ticket, &again));
-    CALL(vmc_page_encrypt(g->domain, &ticket, 0, &scratch));
+    CALL(vmc_page_encrypt_from(g->domain, &ticket, &page, &scratch));
     CALL(vmc_page_end(g->domain, &ticket));
     end(name);
 }

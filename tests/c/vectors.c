@@ -103,7 +103,7 @@ static unsigned int differing(const struct registers *one, const struct register
 static unsigned int lend(unsigned int backend, size_t width, bool stops)
 {
     static struct registers before, after, kept;
-    static uint8_t page[PAGE_SIZE];
+    static uint64_t page[PAGE_SIZE / 8], copy[PAGE_SIZE / 8];
     struct VmcDomain *domain = aligned_alloc(64, (vmc_domain_size() + 63) & ~63ul);
     bool passed, wide;
     unsigned int i;
@@ -119,7 +119,7 @@ static unsigned int lend(unsigned int backend, size_t width, bool stops)
     load_all(width, &before);
     vmcrypt_vector_enter();
     wide = !task_switched && (xcr0 & vmcrypt_vector_xcr0(backend)) == vmcrypt_vector_xcr0(backend);
-    passed = vmc_backend_passes(backend, domain, &page);
+    passed = vmc_backend_passes(backend, domain, (Page *)page, (Page *)copy);
     if ( stops )
         vmcrypt_cpu_stops();
     else

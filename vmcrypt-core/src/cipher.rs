@@ -11,6 +11,7 @@ use crate::disclose::verdict;
 use crate::ids::{Pfn, SessionId};
 use crate::polyval::HashKey;
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use static_assertions::const_assert_eq;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
@@ -20,6 +21,12 @@ pub const PAGE_SIZE: usize = 4096;
 
 /// Content of one guest page.
 pub type Page = [u8; PAGE_SIZE];
+
+/// A block that somebody else may write at any time.
+pub type SharedBlock = [AtomicU64; 2];
+
+/// A page that somebody else may write at any time: whoever reads a byte of it twice may read two things.
+pub type SharedPage = [SharedBlock; PAGE_SIZE / 16];
 
 /// Makes each page's encryption its own: the session and the place of the page in the guest.
 #[repr(C)]
@@ -160,6 +167,15 @@ pub trait Backend {
     /// Absorbs `blocks` into the POLYVAL state `acc`.
     fn hash(&self, key: &HashKey, acc: &mut Block, blocks: &[Block]);
 
+    /// Copies a page, reading it once, and gives the POLYVAL of the copy but with `first` in place of its first block.
+    fn copy_then_hash(
+        &self,
+        key: &HashKey,
+        first: &Block,
+        from: &SharedPage,
+        to: &mut [Block; PAGE_SIZE / 16],
+    ) -> Block;
+
     /// Adds the XCTR key stream of `keys` to all of `blocks` but the first, and absorbs all of them into `acc`: one walk
     /// over memory for two passes of HCTR2, whichever its direction. Block `i` takes the stream's block `i`, so that
     /// whoever works on several blocks at once finds them, and their counters, aligned.
@@ -192,6 +208,30 @@ impl Backend for Portable {
         key.hash(acc, blocks);
     }
 
+    fn copy_then_hash(
+        &self,
+        key: &HashKey,
+        first: &Block,
+        from: &SharedPage,
+        to: &mut [Block; PAGE_SIZE / 16],
+    ) -> Block {
+        for (to, from) in to
+            .as_flattened_mut()
+            .as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip(from.as_flattened())
+        {
+            *to = from.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        let mut sum = [0; 16];
+        if let [_, rest @ ..] = &to[..] {
+            key.hash(&mut sum, &[*first]);
+            key.hash(&mut sum, rest);
+        }
+        sum
+    }
+
     fn xctr_then_hash(&self, keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [Block]) {
         let Some((first, rest)) = blocks.split_first_mut() else {
             return;
@@ -214,6 +254,25 @@ impl Backend for Portable {
 /// Encrypts `page` in place. Returns the tag of the plaintext.
 pub fn encrypt_page<B: Backend>(backend: &B, key: &PageKey, tweak: &Tweak, page: &mut Page) -> PageTag {
     crypt_page::<B, true>(backend, key, tweak, page)
+}
+
+/// Copies `from` to `to`, encrypted: what [`encrypt_page`] makes of a copy, though `from` is written meanwhile.
+pub fn encrypt_page_from<B: Backend>(
+    backend: &B,
+    key: &PageKey,
+    tweak: &Tweak,
+    from: &SharedPage,
+    to: &mut Page,
+) -> PageTag {
+    let [t0, t1] = tweak.to_blocks();
+    let prefix = prefix(backend, key, true, 32, &[t0], &t1);
+    let [blocks] = to.as_chunks_mut().0.as_chunks_mut().0 else {
+        return PageTag::default();
+    };
+    let into = backend.copy_then_hash(&key.hash, &prefix, from, blocks);
+    let [head, ..] = blocks;
+    let head = core::mem::replace(head, prefix);
+    second_half::<B, true>(backend, key, &head, into, blocks, &mut [])
 }
 
 /// Decrypts `page` in place. Returns the tag of the plaintext, equal to what encryption returned if
@@ -329,7 +388,20 @@ fn crypt<B: Backend, const ENCRYPT: bool>(
     let mut into = [0; 16];
     backend.hash(&key.hash, &mut into, blocks);
     hash_rest(backend, key, &mut into, rest);
-    xor(&mut into, &head);
+    second_half::<B, ENCRYPT>(backend, key, &head, into, blocks, rest)
+}
+
+/// The same once what comes in is hashed.
+#[inline(never)]
+fn second_half<B: Backend, const ENCRYPT: bool>(
+    backend: &B,
+    key: &PageKey,
+    head: &Block,
+    mut into: Block,
+    blocks: &mut [Block],
+    rest: &mut [u8],
+) -> PageTag {
+    xor(&mut into, head);
     let mut out = into;
     if ENCRYPT {
         backend.encrypt_block(&key.cipher, &mut out);

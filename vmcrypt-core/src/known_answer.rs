@@ -18,13 +18,15 @@ const ANSWER: Digest = [
     0xb9, 0x81, 0x34, 0xbb, 0xc0, 0xb2, 0x93, 0x0e, 0x46, 0x82, 0x28, 0xca, 0xfc, 0xd3, 0x90, 0xbc,
 ];
 
-/// Whether the two functions encrypt and decrypt a page as they should. `page` is all zero, before and afterwards;
-/// `keys` are those of the test afterwards, and of no use.
+/// Whether the three functions encrypt a page, encrypt a copy of one and decrypt one as they should. `page` is all zero,
+/// before and afterwards; whatever `copy` holds is overwritten; `keys` are those of the test afterwards, and of no use.
 #[must_use]
 pub fn passes(
     keys: &mut SessionKeys,
     page: &mut Page,
+    copy: &mut Page,
     encrypt: impl Fn(&PageKey, &Tweak, &mut Page) -> PageTag,
+    encrypt_from: impl Fn(&PageKey, &Tweak, &Page, &mut Page) -> PageTag,
     decrypt: impl Fn(&PageKey, &Tweak, &mut Page) -> PageTag,
 ) -> bool {
     let mut root = RootKey::empty();
@@ -33,10 +35,12 @@ pub fn passes(
     let key = keys.page();
     // Zeros would hide a part of the first hash; what the second encryption gets has no zeros to speak of.
     let [first, second] = tweaks();
-    let tags = [encrypt(key, &first, page), encrypt(key, &second, page)];
-    let answer = extract(&[], &[&tags[0].0, &tags[1].0, page]);
-    let back = [decrypt(key, &second, page), decrypt(key, &first, page)];
-    answer == ANSWER && back == [tags[1], tags[0]] && page.iter().all(|byte| *byte == 0)
+    let tags = [encrypt(key, &first, page), encrypt_from(key, &second, page, copy)];
+    let answer = extract(&[], &[&tags[0].0, &tags[1].0, copy]);
+    let mut back = [decrypt(key, &second, copy), PageTag::default()];
+    let copied = copy == page;
+    back[1] = decrypt(key, &first, page);
+    copied && answer == ANSWER && back == [tags[1], tags[0]] && page.iter().all(|byte| *byte == 0)
 }
 
 fn tweaks() -> [Tweak; 2] {

@@ -8,8 +8,9 @@
     reason = "functions with target features are called after the type has proved them"
 )]
 
-use core::arch::x86_64::*;
+use core::arch::{asm, x86_64::*};
 use vmcrypt_core::aes::Block;
+use vmcrypt_core::cipher::SharedBlock;
 
 use crate::ni;
 
@@ -105,6 +106,19 @@ fn zero() -> Vector {
 fn load(blocks: &[Block; LANES]) -> Vector {
     // SAFETY: as many readable bytes as the register has, no alignment asked for.
     unsafe { _mm256_loadu_si256(blocks.as_ptr().cast()) }
+}
+
+/// As `load`, of what somebody else may write: the compiler cannot repeat it.
+#[inline]
+#[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1,avx2,vaes")]
+fn load_once(blocks: &[SharedBlock; LANES]) -> Vector {
+    let x;
+    // SAFETY: as for `load`; all of it may be written meanwhile.
+    unsafe {
+        asm!("vmovdqu {x}, [{from}]", x = lateout(ymm_reg) x, from = in(reg) blocks,
+            options(readonly, nostack, preserves_flags))
+    };
+    x
 }
 
 #[inline]

@@ -6,7 +6,8 @@
 )]
 
 use crate::wide::{backend, walk};
-use core::arch::x86_64::*;
+use core::arch::{asm, x86_64::*};
+use vmcrypt_core::cipher::SharedBlock;
 
 /// Proof that the CPU has AVX-512 F and VL, VAES, VPCLMULQDQ and what [`ni`] needs, and that XCR0 admits 512 bits.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +52,19 @@ fn zero() -> Vector {
 fn load(blocks: &[Block; LANES]) -> Vector {
     // SAFETY: as many readable bytes as the register has, no alignment asked for.
     unsafe { _mm512_loadu_si512(blocks.as_ptr().cast()) }
+}
+
+/// As `load`, of what somebody else may write: the compiler cannot repeat it.
+#[inline]
+#[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1,avx512f,avx512vl,vaes,vpclmulqdq")]
+fn load_once(blocks: &[SharedBlock; LANES]) -> Vector {
+    let x;
+    // SAFETY: as for `load`; all of it may be written meanwhile.
+    unsafe {
+        asm!("vmovdqu64 {x}, [{from}]", x = lateout(zmm_reg) x, from = in(reg) blocks,
+            options(readonly, nostack, preserves_flags))
+    };
+    x
 }
 
 #[inline]

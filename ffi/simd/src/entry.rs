@@ -4,7 +4,8 @@ use crate::avx2::{Avx2, Halves};
 use crate::avx512::Avx512;
 use crate::ni::AesNi;
 use core::arch::naked_asm;
-use vmcrypt_core::cipher::{Backend, Page, PageKey, PageTag, Tweak, decrypt_page, encrypt_page};
+use vmcrypt_core::cipher::{Backend, Page, PageKey, PageTag, SharedPage, Tweak};
+use vmcrypt_core::cipher::{decrypt_page, encrypt_page, encrypt_page_from};
 
 /// The way back from a naked function, which the compiler does not harden: through Xen's return thunk if the rest
 /// of the code returns that way.
@@ -21,11 +22,11 @@ macro_rules! ret {
     };
 }
 
-/// Defines the two exported functions of a backend. They realign the stack and call what is compiled: Xen keeps rsp
+/// Defines the three exported functions of a backend. They realign the stack and call what is compiled: Xen keeps rsp
 /// aligned to 8 bytes, compiled code relies on 16 and spills vector registers accordingly. Arguments stay in their
 /// registers.
 macro_rules! entries {
-    ($backend:ident $asks:literal: $encrypt:ident $decrypt:ident) => {
+    ($backend:ident $asks:literal: $encrypt:ident $encrypt_from:ident $decrypt:ident) => {
         /// Encrypts a page in place and stores the tag of its plaintext.
         ///
         /// # Safety
@@ -43,6 +44,26 @@ macro_rules! entries {
             naked_asm!(
                 "push rbp", "mov rbp, rsp", "and rsp, -64", "call {body}", "leave", ret!(),
                 body = sym body::<$backend, true>
+            )
+        }
+
+        /// Copies `from` to `page`, encrypted, and stores the tag of its plaintext. Each byte of `from` is read once.
+        ///
+        /// # Safety
+        ///
+        #[doc = concat!("As for [`", stringify!($encrypt), "`]; `from` is aligned to 8 bytes, and others may write it.")]
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $encrypt_from(
+            key: *const PageKey,
+            tweak: *const Tweak,
+            page: *mut Page,
+            tag: *mut PageTag,
+            from: *const Page,
+        ) {
+            naked_asm!(
+                "push rbp", "mov rbp, rsp", "and rsp, -64", "call {body}", "leave", ret!(),
+                body = sym body_from::<$backend>
             )
         }
 
@@ -83,11 +104,21 @@ macro_rules! wipe {
     };
 }
 
-entries! { AesNi "AES, PCLMULQDQ, SSE4.1": vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt }
-entries! { Halves "AVX2, VAES; XCR0 admits ymm": vmc_simd_halves_encrypt vmc_simd_halves_decrypt }
-entries! { Avx2 "AVX2, VAES, VPCLMULQDQ; XCR0 admits ymm": vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt }
 entries! {
-    Avx512 "AVX-512 F and VL, VAES, VPCLMULQDQ; XCR0 admits zmm": vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt
+    AesNi "AES, PCLMULQDQ, SSE4.1":
+    vmc_simd_aesni_encrypt vmc_simd_aesni_encrypt_from vmc_simd_aesni_decrypt
+}
+entries! {
+    Halves "AVX2, VAES; XCR0 admits ymm":
+    vmc_simd_halves_encrypt vmc_simd_halves_encrypt_from vmc_simd_halves_decrypt
+}
+entries! {
+    Avx2 "AVX2, VAES, VPCLMULQDQ; XCR0 admits ymm":
+    vmc_simd_avx2_encrypt vmc_simd_avx2_encrypt_from vmc_simd_avx2_decrypt
+}
+entries! {
+    Avx512 "AVX-512 F and VL, VAES, VPCLMULQDQ; XCR0 admits zmm":
+    vmc_simd_avx512_encrypt vmc_simd_avx512_encrypt_from vmc_simd_avx512_decrypt
 }
 
 wipe! {
@@ -148,5 +179,19 @@ unsafe extern "C" fn body<B: Vouched, const ENCRYPT: bool>(
             decrypt_page::<B>
         };
         *tag = crypt(&B::vouched(), &*key, &*tweak, &mut *page);
+    }
+}
+
+unsafe extern "C" fn body_from<B: Vouched>(
+    key: *const PageKey,
+    tweak: *const Tweak,
+    page: *mut Page,
+    tag: *mut PageTag,
+    from: *const Page,
+) {
+    // SAFETY: the caller vouches for the CPU and for the pointers; what others may write is of atomics.
+    unsafe {
+        let from = &*from.cast::<SharedPage>();
+        *tag = encrypt_page_from(&B::vouched(), &*key, &*tweak, from, &mut *page);
     }
 }

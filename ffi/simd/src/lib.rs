@@ -44,10 +44,11 @@ mod wide;
 )]
 mod entry;
 
-pub use entry::{vmc_simd_aesni_decrypt, vmc_simd_aesni_encrypt, vmc_simd_aesni_wipe};
-pub use entry::{vmc_simd_avx2_decrypt, vmc_simd_avx2_encrypt, vmc_simd_avx2_wipe};
-pub use entry::{vmc_simd_avx512_decrypt, vmc_simd_avx512_encrypt, vmc_simd_avx512_wipe};
-pub use entry::{vmc_simd_halves_decrypt, vmc_simd_halves_encrypt};
+pub use entry::{vmc_simd_aesni_decrypt, vmc_simd_aesni_encrypt, vmc_simd_aesni_encrypt_from};
+pub use entry::{vmc_simd_aesni_wipe, vmc_simd_avx2_wipe, vmc_simd_avx512_wipe};
+pub use entry::{vmc_simd_avx2_decrypt, vmc_simd_avx2_encrypt, vmc_simd_avx2_encrypt_from};
+pub use entry::{vmc_simd_avx512_decrypt, vmc_simd_avx512_encrypt, vmc_simd_avx512_encrypt_from};
+pub use entry::{vmc_simd_halves_decrypt, vmc_simd_halves_encrypt, vmc_simd_halves_encrypt_from};
 
 #[cfg(vmc_bare)]
 #[allow(unsafe_code, reason = "ud2 has no safe form")]

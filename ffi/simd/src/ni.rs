@@ -5,9 +5,9 @@
     reason = "functions with target features are called after the type has proved them"
 )]
 
-use core::arch::x86_64::*;
+use core::arch::{asm, x86_64::*};
 use vmcrypt_core::aes::{AesKey, Block};
-use vmcrypt_core::cipher::{Backend, Keys};
+use vmcrypt_core::cipher::{Backend, Keys, PAGE_SIZE, SharedBlock, SharedPage};
 use vmcrypt_core::polyval::{HashKey, POWERS};
 
 /// Blocks in flight: enough to cover the latency of AESENC, few enough for sixteen registers.
@@ -53,6 +53,17 @@ impl Backend for AesNi {
         unsafe { hash(key, acc, blocks) }
     }
 
+    fn copy_then_hash(
+        &self,
+        key: &HashKey,
+        first: &Block,
+        from: &SharedPage,
+        to: &mut [Block; PAGE_SIZE / 16],
+    ) -> Block {
+        // SAFETY: the type proves the features.
+        unsafe { copy_then_hash(key, first, from, to) }
+    }
+
     fn xctr_then_hash(&self, keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [Block]) {
         // SAFETY: the type proves the features.
         unsafe { xctr_then_hash(keys, start, acc, blocks) }
@@ -92,6 +103,43 @@ fn hash(key: &HashKey, acc: &mut Block, blocks: &[Block]) {
         }
     }
     store(acc, absorb(key, sum, rest));
+}
+
+#[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
+fn copy_then_hash(
+    key: &HashKey,
+    first: &Block,
+    from: &SharedPage,
+    to: &mut [Block; PAGE_SIZE / 16],
+) -> Block {
+    let groups = from
+        .as_chunks::<WIDE>()
+        .0
+        .iter()
+        .zip(to.as_chunks_mut::<WIDE>().0);
+    let powers = Powers::new(key);
+    let mut sum = load(first);
+    let mut head = true;
+    for (from, to) in groups {
+        let mut products = Products::new(sum);
+        for ((from, to), power) in from.iter().zip(to).zip(&powers.0) {
+            let x = load_once(from);
+            store(to, x);
+            // In the place of the page's first block stands `first`.
+            products.add(
+                if core::mem::take(&mut head) {
+                    _mm_setzero_si128()
+                } else {
+                    x
+                },
+                power,
+            );
+        }
+        sum = products.reduce();
+    }
+    let mut out = [0; 16];
+    store(&mut out, sum);
+    out
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
@@ -311,6 +359,19 @@ fn fold(x: __m128i) -> __m128i {
 pub(crate) fn load(block: &Block) -> __m128i {
     // SAFETY: sixteen readable bytes, no alignment asked for.
     unsafe { _mm_loadu_si128(block.as_ptr().cast()) }
+}
+
+/// As `load`, of what somebody else may write: the compiler cannot repeat it.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn load_once(block: &SharedBlock) -> __m128i {
+    let x;
+    // SAFETY: sixteen readable bytes, no alignment asked for, all of which may be written meanwhile.
+    unsafe {
+        asm!("movdqu {x}, [{from}]", x = lateout(xmm_reg) x, from = in(reg) block,
+            options(readonly, nostack, preserves_flags))
+    };
+    x
 }
 
 #[inline]

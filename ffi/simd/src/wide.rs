@@ -12,7 +12,7 @@ pub(crate) const DEEP: usize = 8;
 macro_rules! walk {
     ($features:literal) => {
         use vmcrypt_core::aes::{AesKey, Block};
-        use vmcrypt_core::cipher::Keys;
+        use vmcrypt_core::cipher::{Keys, PAGE_SIZE, SharedPage};
         use vmcrypt_core::polyval::{HashKey, POWERS};
         use $crate::ni;
         use $crate::wide::DEEP;
@@ -28,6 +28,36 @@ macro_rules! walk {
                 sum = absorb_group(key, sum, group);
             }
             ni::store(acc, sum);
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) fn copy_then_hash(
+            key: &HashKey,
+            first: &Block,
+            from: &SharedPage,
+            to: &mut [Block; PAGE_SIZE / 16],
+        ) -> Block {
+            let groups = from
+                .as_chunks::<GROUP>()
+                .0
+                .iter()
+                .zip(to.as_chunks_mut::<GROUP>().0);
+            let mut sum = ni::load(first);
+            let mut begun = false;
+            for (from, to) in groups {
+                for (from, to) in from.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
+                    store(to, load_once(from));
+                }
+                if !core::mem::replace(&mut begun, true) {
+                    // The sum takes out again what is hashed in the place of `first`.
+                    let [head, ..] = to;
+                    sum = _mm_xor_si128(sum, ni::load(head));
+                }
+                sum = absorb_group(key, sum, to);
+            }
+            let mut out = [0; 16];
+            ni::store(&mut out, sum);
+            out
         }
 
         #[target_feature(enable = $features)]
@@ -217,6 +247,17 @@ macro_rules! backend {
             fn hash(&self, key: &HashKey, acc: &mut Block, blocks: &[Block]) {
                 // SAFETY: the type proves the features.
                 unsafe { hash(key, acc, blocks) }
+            }
+
+            fn copy_then_hash(
+                &self,
+                key: &HashKey,
+                first: &Block,
+                from: &SharedPage,
+                to: &mut [Block; PAGE_SIZE / 16],
+            ) -> Block {
+                // SAFETY: the type proves the features.
+                unsafe { copy_then_hash(key, first, from, to) }
             }
 
             fn xctr_then_hash(&self, keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [Block]) {

@@ -17,7 +17,8 @@ use vmcrypt_core::cipher::{Page, PageKey, PageKind, PageTag, Tweak};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_simd::{avx2::Avx2, avx512::Avx512, ni::AesNi, *};
 
-type Entry = unsafe extern "C" fn(*const PageKey, *const Tweak, *mut Page, *mut PageTag);
+/// A function of `(*const PageKey, *const Tweak, *mut Page, *mut PageTag)`, which may take a `*const Page` besides.
+type Entry = *const ();
 
 /// An instruction, and an address that it uses or 0. One that uses several stands there once for each.
 type Step = (u64, u64);
@@ -74,9 +75,13 @@ extern "C" fn step(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::
     });
 }
 
+/// A page that others may write.
+#[repr(align(8))]
+struct Frame(Page);
+
 /// What a call of `entry` does, step by step.
 #[inline(never)]
-fn trace(entry: Entry, key: &PageKey, tweak: &Tweak, page: &mut Page) -> Vec<Step> {
+fn trace(entry: Entry, key: &PageKey, tweak: &Tweak, page: &mut Page, from: &Frame) -> Vec<Step> {
     const TRAP: u64 = 1 << 8;
     let mut tag = PageTag::default();
     // SAFETY: the handler touches nothing but the trace; the trap flag is set for the call alone, and all that the C ABI
@@ -96,6 +101,7 @@ fn trace(entry: Entry, key: &PageKey, tweak: &Tweak, page: &mut Page) -> Vec<Ste
             in("rsi") tweak,
             in("rdx") page,
             in("rcx") &mut tag,
+            in("r8") from,
             clobber_abi("C"),
         );
     }
@@ -105,7 +111,11 @@ fn trace(entry: Entry, key: &PageKey, tweak: &Tweak, page: &mut Page) -> Vec<Ste
 /// The first step at which two secrets take different ways.
 fn difference(entry: Entry) -> Option<String> {
     let mut random = fastrand::Rng::with_seed(1);
-    let (mut key, mut page) = (Box::new(PageKey::empty()), Box::new([0; 4096]));
+    let (mut key, mut page, mut from) = (
+        Box::new(PageKey::empty()),
+        Box::new([0; 4096]),
+        Box::new(Frame([0; 4096])),
+    );
     let tweak = Tweak {
         session: SessionId([7; 16]),
         pfn: Pfn(11),
@@ -116,8 +126,9 @@ fn difference(entry: Entry) -> Option<String> {
         let mut secret = [0; 64];
         random.fill(&mut secret);
         random.fill(&mut *page);
+        random.fill(&mut from.0);
         key.set(&secret);
-        let trace = trace(entry, &key, &tweak, &mut page);
+        let trace = trace(entry, &key, &tweak, &mut page, &from);
         match run {
             // The first call of all may have the dynamic linker do something.
             0 => {}
@@ -142,7 +153,7 @@ macro_rules! backends {
         #[cfg_attr(debug_assertions, ignore = "it is optimised code that counts: `cargo xtask test constant-time`")]
         fn $name() {
             if $backend::detect().is_some() {
-                $(assert_eq!(difference($entry), None, stringify!($entry));)*
+                $(assert_eq!(difference($entry as Entry), None, stringify!($entry));)*
             } else {
                 println!(concat!("SKIP  this CPU has no ", stringify!($name)));
             }
@@ -151,9 +162,9 @@ macro_rules! backends {
 }
 
 backends! {
-    aesni: AesNi, vmc_simd_aesni_encrypt vmc_simd_aesni_decrypt;
-    avx2: Avx2, vmc_simd_avx2_encrypt vmc_simd_avx2_decrypt;
-    avx512: Avx512, vmc_simd_avx512_encrypt vmc_simd_avx512_decrypt;
+    aesni: AesNi, vmc_simd_aesni_encrypt vmc_simd_aesni_encrypt_from vmc_simd_aesni_decrypt;
+    avx2: Avx2, vmc_simd_avx2_encrypt vmc_simd_avx2_encrypt_from vmc_simd_avx2_decrypt;
+    avx512: Avx512, vmc_simd_avx512_encrypt vmc_simd_avx512_encrypt_from vmc_simd_avx512_decrypt;
 }
 
 /// Long enough for a trace, whatever it is given.
@@ -187,7 +198,7 @@ unsafe extern "C" fn neither(_: *const PageKey, _: *const Tweak, page: *mut Page
 
 #[test]
 fn a_use_of_a_secret_is_seen() {
-    assert!(difference(index).is_some());
-    assert!(difference(branch).is_some());
-    assert_eq!(difference(neither), None);
+    assert!(difference(index as Entry).is_some());
+    assert!(difference(branch as Entry).is_some());
+    assert_eq!(difference(neither as Entry), None);
 }

@@ -2,7 +2,7 @@
 //! `ffi/simd` for each of its own.
 
 use vmcrypt_core::cipher::{Backend, Page, PageKey, PageKind, PageTag, Portable, Tweak};
-use vmcrypt_core::cipher::{decrypt, decrypt_page, encrypt, encrypt_page};
+use vmcrypt_core::cipher::{SharedPage, decrypt, decrypt_page, encrypt, encrypt_page, encrypt_page_from};
 use vmcrypt_core::ids::{Pfn, SessionId};
 
 /// Repetitions, fewer where an interpreter runs them.
@@ -114,6 +114,15 @@ pub fn agrees_with_portable(backend: &impl Backend) {
         let tag = encrypt_page(backend, &key, &tweak, &mut one);
         assert_eq!(tag, encrypt_page(&Portable, &key, &tweak, &mut other));
         assert_eq!(one, other);
+        let shared: SharedPage = std::array::from_fn(|block| {
+            std::array::from_fn(|half| {
+                let at = 16 * block + 8 * half;
+                u64::from_ne_bytes(plain[at..at + 8].try_into().expect("eight bytes")).into()
+            })
+        });
+        let mut copy = random.page();
+        assert_eq!(tag, encrypt_page_from(backend, &key, &tweak, &shared, &mut copy));
+        assert_eq!(copy, other);
         assert_eq!(decrypt_page(backend, &key, &tweak, &mut one), tag);
         assert_eq!(one, plain);
     }

@@ -22,7 +22,21 @@ fn passes(
     encrypt: impl Fn(&PageKey, &Tweak, &mut Page) -> PageTag,
     decrypt: impl Fn(&PageKey, &Tweak, &mut Page) -> PageTag,
 ) -> bool {
-    known_answer::passes(&mut SessionKeys::empty(), page, encrypt, decrypt)
+    let encrypt_from = |key: &PageKey, tweak: &Tweak, from: &Page, to: &mut Page| {
+        *to = *from;
+        encrypt(key, tweak, to)
+    };
+    copy_passes(page, &encrypt, encrypt_from, decrypt)
+}
+
+fn copy_passes(
+    page: &mut Page,
+    encrypt: impl Fn(&PageKey, &Tweak, &mut Page) -> PageTag,
+    encrypt_from: impl Fn(&PageKey, &Tweak, &Page, &mut Page) -> PageTag,
+    decrypt: impl Fn(&PageKey, &Tweak, &mut Page) -> PageTag,
+) -> bool {
+    let (keys, mut copy) = (&mut SessionKeys::empty(), [0x55; 4096]);
+    known_answer::passes(keys, page, &mut copy, encrypt, encrypt_from, decrypt)
 }
 
 #[test]
@@ -101,6 +115,27 @@ fn one_wrong_bit_anywhere_fails() {
         let both = (wrong_tag(encrypt, pfn), wrong_tag(decrypt, pfn));
         assert!(!passes(&mut ZERO.clone(), both.0, both.1));
     }
+}
+
+/// The copy alone: of a page that differs in a bit, of what is not there, of nothing at all, and onto the page itself.
+#[test]
+fn a_wrong_copy_fails() {
+    let copy = |change: fn(&mut Page)| {
+        move |key: &PageKey, tweak: &Tweak, from: &Page, to: &mut Page| {
+            *to = *from;
+            change(to);
+            encrypt(key, tweak, to)
+        }
+    };
+    let with = |change| copy_passes(&mut ZERO.clone(), encrypt, copy(change), decrypt);
+    assert!(with(|_| ()));
+    assert!(!with(|page| page[0] ^= 1));
+    assert!(!with(|page| page[4095] ^= 0x80));
+    assert!(!with(|page| page.fill(0)));
+    let stays = |key: &PageKey, tweak: &Tweak, _: &Page, to: &mut Page| encrypt(key, tweak, to);
+    assert!(!copy_passes(&mut ZERO.clone(), encrypt, stays, decrypt));
+    let nothing = |_: &PageKey, _: &Tweak, _: &Page, _: &mut Page| PageTag::default();
+    assert!(!copy_passes(&mut ZERO.clone(), encrypt, nothing, decrypt));
 }
 
 /// Nothing at all is what a backend that was left out would do.

@@ -718,15 +718,16 @@ typedef struct VmcFacts {
 
 /**
  * Whether a backend gives the known answer on this CPU. The domain is one that was never used, and is of no use
- * afterwards but for another such test; `page` is zero, before and after.
+ * afterwards but for another such test; `page` is zero, before and after; what `copy` holds does not matter.
  *
  * # Safety
- * `domain` went through [`vmc_domain_init`](crate::domain::vmc_domain_init); nobody else reaches it or `page`; the
- * CPU is capable of the backend and the vector registers are held if it uses them.
+ * `domain` went through [`vmc_domain_init`](crate::domain::vmc_domain_init); nobody else reaches it or the pages,
+ * which are aligned as pages are; the CPU is capable of the backend and the vector registers are held if it uses them.
  */
 bool vmc_backend_passes(uint32_t backend,
                         struct VmcDomain *domain,
-                        Page *page);
+                        Page *page,
+                        Page *copy);
 
 /**
  * Clears the vector registers that a backend uses.
@@ -1009,8 +1010,20 @@ Verdict vmc_page_begin(struct VmcDomain *domain,
                        bool *again);
 
 /**
- * Encrypts `page` in place; `kind` is 0 for a private page, another number for each kind of plain page. The
- * domain's lock is not held; a ticket is, and the vector registers if the backend uses them.
+ * Copies `from`, a private page, to `page`, encrypted: as if it were copied at once, though the guest may write it
+ * meanwhile. The domain's lock is not held; a ticket is, and the vector registers if the backend uses them.
+ *
+ * # Safety
+ * `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`; `from` is a page frame.
+ */
+void vmc_page_encrypt_from(struct VmcDomain *domain,
+                           struct VmcTicket *ticket,
+                           const Page *from,
+                           Page *page);
+
+/**
+ * Encrypts a plain page in place, for its tag; `kind` is a number, not 0, for each kind of plain page. The domain's lock
+ * is not held; a ticket is, and the vector registers if the backend uses them.
  *
  * # Safety
  * `ticket` comes from [`vmc_page_begin`] and did not end; nobody else reaches `page`.
@@ -1025,7 +1038,7 @@ void vmc_page_encrypt(struct VmcDomain *domain,
  * refusal nobody may see what was encrypted.
  *
  * # Safety
- * As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt`] and is not used again.
+ * As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt_from`] or [`vmc_page_encrypt`] and is not used again.
  */
 Verdict vmc_page_end(struct VmcDomain *domain,
                      const struct VmcTicket *ticket);

@@ -112,7 +112,8 @@ static unsigned int __init wanted(void)
 }
 
 /* A page of zeros, encrypted and decrypted. */
-static bool __init passes(unsigned int backend, struct VmcDomain *domain)
+static bool __init passes(unsigned int backend, struct VmcDomain *domain,
+                          void *copy)
 {
     uint8_t *page = vmcrypt_scratch();
     bool passed;
@@ -123,7 +124,7 @@ static bool __init passes(unsigned int backend, struct VmcDomain *domain)
 
     vmcrypt_backend = backend;
     vmcrypt_vector_enter();
-    passed = vmc_backend_passes(backend, domain, (Page *)page);
+    passed = vmc_backend_passes(backend, domain, (Page *)page, copy);
     vmcrypt_vector_leave();
     clear_page(page);
 
@@ -163,15 +164,16 @@ static struct notifier_block cpu_nfb = {
 void __init vmcrypt_backend_init(void)
 {
     struct VmcDomain *domain = _xzalloc(vmc_domain_size(), 16);
+    void *copy = alloc_xenheap_page();
     unsigned int best = VMC_BACKEND_PORTABLE, backend = wanted();
 
-    if ( !domain )
+    if ( !domain || !copy )
         panic("VMCrypt: no memory to test the page cipher\n");
     vmc_domain_init(domain);
 
     for ( ; ; backend = lower(backend) )
     {
-        if ( passes(backend, domain) )
+        if ( passes(backend, domain, copy) )
             best = max(best, backend);
         else
         {
@@ -188,5 +190,6 @@ void __init vmcrypt_backend_init(void)
 
     vmc_domain_wipe(domain);
     xfree(domain);
+    free_xenheap_page(copy);
     register_cpu_notifier(&cpu_nfb);
 }

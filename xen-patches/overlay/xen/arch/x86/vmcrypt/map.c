@@ -2,6 +2,7 @@
 /*
  * Foreign maps of a protected domain's pages.
  */
+#include <xen/domain_page.h>
 #include <xen/init.h>
 #include <xen/vmap.h>
 #include <asm/page.h>
@@ -178,23 +179,32 @@ static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
 }
 
 /*
- * Encrypts the scratch page in place and accounts it as exported.  If that is
- * refused, nobody may see what came out.
+ * Accounts what was encrypted as exported.  If that is refused, nobody may see
+ * what came out.
  */
-static int export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket,
-                      uint64_t kind, void *scratch)
+static int export_end(struct vmcrypt_domain *vm, const struct VmcTicket *ticket)
 {
     uint32_t verdict;
-
-    vmcrypt_vector_enter();
-    vmc_page_encrypt(vm->rust, ticket, kind, scratch);
-    vmcrypt_vector_leave();
 
     spin_lock(&vm->lock);
     verdict = vmc_page_end(vm->rust, ticket);
     spin_unlock(&vm->lock);
 
     return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
+}
+
+/* The guest's page is read once, while it is encrypted into the scratch page. */
+static int export_private(struct vmcrypt_domain *vm, mfn_t mfn,
+                          struct VmcTicket *ticket, void *scratch)
+{
+    const void *from = map_domain_page(mfn);
+
+    vmcrypt_vector_enter();
+    vmc_page_encrypt_from(vm->rust, ticket, from, scratch);
+    vmcrypt_vector_leave();
+    unmap_domain_page(from);
+
+    return export_end(vm, ticket);
 }
 
 /*
@@ -208,7 +218,13 @@ static int bind(struct vmcrypt_domain *vm, const struct page_info *page,
     bool bound = kind != KIND_PRIVATE;
 
     if ( bound && vmcrypt_normalise(vm, scratch, kind) )
-        return export_end(vm, ticket, vmcrypt_tag_kind(page, kind), scratch);
+    {
+        vmcrypt_vector_enter();
+        vmc_page_encrypt(vm->rust, ticket, vmcrypt_tag_kind(page, kind), scratch);
+        vmcrypt_vector_leave();
+
+        return export_end(vm, ticket);
+    }
 
     spin_lock(&vm->lock);
     vmc_page_abandon(vm->rust, ticket);
@@ -248,10 +264,9 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
 
     if ( !plain )
     {
-        vmcrypt_copy_from(scratch, page_to_mfn(page));
         if ( view == VMC_VIEW_SNAPSHOT && p2m )
             vmcrypt_lose(vm, pfn, VMC_CLASS_P2M);
-        rc = export_end(vm, &ticket, KIND_PRIVATE, scratch);
+        rc = export_private(vm, page_to_mfn(page), &ticket, scratch);
     }
 
     if ( !rc )
