@@ -26,34 +26,44 @@ pub unsafe extern "C" fn vmc_backend_passes(
             &mut domain.keys,
             page,
             copy,
-            // SAFETY: by the caller's promise; the page is a reference.
-            |key, tweak, page| unsafe { encrypt(backend, key, tweak, page) },
-            // SAFETY: the same.
-            |key, tweak, page, copy| unsafe { encrypt_from(backend, key, tweak, page, copy) },
-            // SAFETY: the same.
-            |key, tweak, page| unsafe { decrypt(backend, key, tweak, page) },
+            |key, tweak, page| {
+                // SAFETY: by the caller's promise; the page is a reference.
+                tagged(|tag| unsafe { encrypt(backend, key, tweak, page, tag) })
+            },
+            |key, tweak, page, copy| {
+                // SAFETY: the same.
+                tagged(|tag| unsafe { encrypt_from(backend, key, tweak, page, copy, tag) })
+            },
+            |key, tweak, page| {
+                // SAFETY: the same.
+                tagged(|tag| unsafe { decrypt(backend, key, tweak, page, tag) })
+            },
         )
     })
 }
 
-/// Not inlined: the caller wipes what is left below its own frame.
+fn tagged(crypt: impl FnOnce(&mut PageTag)) -> PageTag {
+    let mut tag = PageTag::default();
+    crypt(&mut tag);
+    tag
+}
+
+/// Not inlined, and gives the tag where it is wanted: the caller wipes what is left below its own frame, and nothing in it.
 ///
 /// # Safety
 /// `page` is valid and nobody else reaches it; the vector registers are held if the backend uses them.
 #[inline(never)]
-pub(crate) unsafe fn encrypt(backend: u32, key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
-    let mut tag = PageTag::default();
+pub(crate) unsafe fn encrypt(backend: u32, key: &PageKey, tweak: &Tweak, page: *mut Page, tag: &mut PageTag) {
     // SAFETY: by the caller's promise.
     unsafe {
         match backend {
-            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_encrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_encrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_encrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt(key, tweak, page, &mut tag),
-            _ => tag = cipher::encrypt_page(&Portable, key, tweak, &mut *page),
+            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_encrypt(key, tweak, page, tag),
+            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_encrypt(key, tweak, page, tag),
+            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_encrypt(key, tweak, page, tag),
+            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt(key, tweak, page, tag),
+            _ => *tag = cipher::encrypt_page(&Portable, key, tweak, &mut *page),
         }
     }
-    tag
 }
 
 /// # Safety
@@ -65,40 +75,37 @@ pub(crate) unsafe fn encrypt_from(
     tweak: &Tweak,
     from: *const Page,
     page: *mut Page,
-) -> PageTag {
-    let mut tag = PageTag::default();
+    tag: &mut PageTag,
+) {
     // SAFETY: by the caller's promise.
     unsafe {
         match backend {
-            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_encrypt_from(key, tweak, page, &mut tag, from),
-            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_encrypt_from(key, tweak, page, &mut tag, from),
-            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_encrypt_from(key, tweak, page, &mut tag, from),
-            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt_from(key, tweak, page, &mut tag, from),
+            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_encrypt_from(key, tweak, page, tag, from),
+            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_encrypt_from(key, tweak, page, tag, from),
+            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_encrypt_from(key, tweak, page, tag, from),
+            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_encrypt_from(key, tweak, page, tag, from),
             _ => {
                 let from = &*from.cast::<SharedPage>();
-                tag = cipher::encrypt_page_from(&Portable, key, tweak, from, &mut *page);
+                *tag = cipher::encrypt_page_from(&Portable, key, tweak, from, &mut *page);
             }
         }
     }
-    tag
 }
 
 /// # Safety
 /// As for [`encrypt`].
 #[inline(never)]
-pub(crate) unsafe fn decrypt(backend: u32, key: &PageKey, tweak: &Tweak, page: *mut Page) -> PageTag {
-    let mut tag = PageTag::default();
+pub(crate) unsafe fn decrypt(backend: u32, key: &PageKey, tweak: &Tweak, page: *mut Page, tag: &mut PageTag) {
     // SAFETY: by the caller's promise.
     unsafe {
         match backend {
-            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_decrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_decrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_decrypt(key, tweak, page, &mut tag),
-            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_decrypt(key, tweak, page, &mut tag),
-            _ => tag = cipher::decrypt_page(&Portable, key, tweak, &mut *page),
+            host::VMC_BACKEND_AVX512 => simd::vmc_simd_avx512_decrypt(key, tweak, page, tag),
+            host::VMC_BACKEND_AVX2 => simd::vmc_simd_avx2_decrypt(key, tweak, page, tag),
+            host::VMC_BACKEND_HALVES => simd::vmc_simd_halves_decrypt(key, tweak, page, tag),
+            host::VMC_BACKEND_AESNI => simd::vmc_simd_aesni_decrypt(key, tweak, page, tag),
+            _ => *tag = cipher::decrypt_page(&Portable, key, tweak, &mut *page),
         }
     }
-    tag
 }
 
 /// Clears the vector registers that a backend uses.

@@ -121,7 +121,7 @@ pub unsafe extern "C" fn vmc_page_begin(
     0
 }
 
-/// Copies `from`, a private page, to `page`, encrypted: as if it were copied at once, though the guest may write it
+/// Copies `from`, a private page, to `page`, encrypted: each byte is read once, though the guest may write it
 /// meanwhile. The domain's lock is not held; a ticket is, and the vector registers if the backend uses them.
 ///
 /// # Safety
@@ -137,7 +137,7 @@ pub unsafe extern "C" fn vmc_page_encrypt_from(
     unsafe {
         let key = (*domain).keys.page();
         let ticket = &mut *ticket;
-        ticket.tag = backend::encrypt_from(host::backend(), key, &ticket.tweak, from, page);
+        backend::encrypt_from(host::backend(), key, &ticket.tweak, from, page, &mut ticket.tag);
     }
     stack::wipe_below();
 }
@@ -159,20 +159,20 @@ pub unsafe extern "C" fn vmc_page_encrypt(
         let key = (*domain).keys.page();
         let ticket = &mut *ticket;
         ticket.tweak.kind = PageKind(kind);
-        ticket.tag = backend::encrypt(host::backend(), key, &ticket.tweak, page);
+        backend::encrypt(host::backend(), key, &ticket.tweak, page, &mut ticket.tag);
     }
     stack::wipe_below();
 }
 
-/// Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile. After a
-/// refusal nobody may see what was encrypted.
+/// Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile; wipes the tag.
+/// After a refusal nobody may see what was encrypted.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt_from`] or [`vmc_page_encrypt`] and is not used again.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) -> Verdict {
+pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *mut VmcTicket) -> Verdict {
     // SAFETY: by the caller's promise.
-    let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
+    let (domain, ticket) = unsafe { (locked(domain), &mut *ticket) };
     if ticket.generation != domain.control.generation() {
         domain.fresh().remove(ticket.tweak.pfn);
     }
@@ -185,19 +185,21 @@ pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *const Vmc
         own.control
             .end_page(ticket.tweak.pfn, plain, ticket.tag, own.exported, own.tags);
     }
+    ticket.tag.0.zeroize();
     verdict(host::intact())
 }
 
-/// Ends an export without accounting anything: what was accounted before is not the page's latest content.
+/// Ends an export without accounting anything: what was accounted before is not the page's latest content. Wipes the tag.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket) {
+pub unsafe extern "C" fn vmc_page_abandon(domain: *mut VmcDomain, ticket: *mut VmcTicket) {
     // SAFETY: by the caller's promise.
-    let (domain, ticket) = unsafe { (locked(domain), &*ticket) };
+    let (domain, ticket) = unsafe { (locked(domain), &mut *ticket) };
     domain.fresh().remove(ticket.tweak.pfn);
     domain.control.abandon_page();
+    ticket.tag.0.zeroize();
 }
 
 /// Whether an export was begun that did not end yet.
@@ -283,11 +285,11 @@ pub unsafe extern "C" fn vmc_page_restore(
             pfn: Pfn(pfn),
             kind: PageKind(kind),
         };
-        *tag = if tweak.kind == PageKind::PRIVATE {
-            backend::decrypt(host::backend(), key, &tweak, page)
+        if tweak.kind == PageKind::PRIVATE {
+            backend::decrypt(host::backend(), key, &tweak, page, &mut *tag);
         } else {
-            backend::encrypt(host::backend(), key, &tweak, page)
-        };
+            backend::encrypt(host::backend(), key, &tweak, page, &mut *tag);
+        }
     }
     stack::wipe_below();
 }

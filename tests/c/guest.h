@@ -74,7 +74,7 @@ static uint64_t kind_of(unsigned int pfn)
     return is_plain(pfn);
 }
 
-static struct VmcFacts facts_of(const uint8_t *handle)
+static inline struct VmcFacts facts_of(const uint8_t *handle)
 {
     struct VmcFacts facts = {
         .pages = PAGES, .pfns = PAGES, .start_info = 7, .console = 8,
@@ -85,7 +85,7 @@ static struct VmcFacts facts_of(const uint8_t *handle)
     return facts;
 }
 
-static Verdict seal(struct guest *g, struct image *image)
+static inline Verdict seal(struct guest *g, struct image *image)
 {
     struct VmcFacts facts = facts_of(uuid);
 
@@ -94,7 +94,7 @@ static Verdict seal(struct guest *g, struct image *image)
 }
 
 /* Account one page, and encrypt it into `out`. */
-static bool export_page(struct guest *g, unsigned int pfn, Page *out)
+static inline bool export_page(struct guest *g, unsigned int pfn, Page *out)
 {
     struct VmcTicket ticket;
     bool again = true;

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #define PAGE_SIZE 4096
 #include <xen/vmcrypt-rust.h>
 
@@ -31,6 +32,7 @@ static unsigned int vmcrypt_backend;
 #define __init
 #define cf_check
 #define __read_mostly
+#define __ro_after_init
 #define boolean_param(name, variable)
 #define presmp_initcall(function)
 #define ASSERT(condition) ((condition) ? (void)0 : abort())
@@ -43,6 +45,7 @@ static unsigned int vmcrypt_backend;
 #define X86_XCR0_ZMM 0x40ull
 #define X86_XCR0_HI_ZMM 0x80ull
 #define XSTATE_FP_SSE 3ull
+#define cpu_has_avx512f __builtin_cpu_supports("avx512f")
 #define SYS_STATE_active 2
 #define current NULL
 #define is_idle_vcpu(vcpu) ((vcpu) != NULL)
@@ -53,6 +56,7 @@ static unsigned int vmcrypt_backend;
 #define xzalloc_array(type, count) \
     ((type *)aligned_alloc(64, sizeof(type) * (count)))
 static const int system_state = SYS_STATE_active;
+static const uint64_t xfeature_mask = ~0ull;
 static bool task_switched = true;
 static uint64_t xcr0 = XSTATE_FP_SSE;
 
@@ -62,13 +66,44 @@ static void stts(void) { task_switched = true; }
 static uint64_t get_xcr0(void) { return xcr0; }
 static bool set_xcr0(uint64_t value) { xcr0 = value; return true; }
 
-/* The C library's may use vector registers. */
-static void fill(void *area, int byte, size_t size)
+/*
+ * Also for the Rust part: the C library's use whatever vector registers there are,
+ * Xen's (xen/arch/x86/string.c) none.
+ */
+void *memset(void *area, int byte, size_t size)
 {
-    asm volatile ( "rep stosb" : "+D" (area), "+c" (size) : "a" (byte) : "memory" );
+    void *to = area;
+
+    asm volatile ( "rep stosb" : "+D" (to), "+c" (size) : "a" (byte) : "memory" );
+
+    return area;
 }
-#define memset fill
-static void vmcrypt_wipe(void *area, size_t size) { fill(area, 0, size); }
+
+void *memcpy(void *area, const void *from, size_t size)
+{
+    void *to = area;
+
+    asm volatile ( "rep movsb" : "+D" (to), "+S" (from), "+c" (size) :: "memory" );
+
+    return area;
+}
+
+int memcmp(const void *one, const void *other, size_t size)
+{
+    const uint8_t *a = one, *b = other;
+
+    while ( size && *a == *b )
+        a++, b++, size--;
+
+    return size ? *a - *b : 0;
+}
+
+int bcmp(const void *one, const void *other, size_t size)
+{
+    return memcmp(one, other, size);
+}
+
+static void vmcrypt_wipe(void *area, size_t size) { memset(area, 0, size); }
 
 #include "vector.c"
 
@@ -76,17 +111,16 @@ static void vmcrypt_wipe(void *area, size_t size) { fill(area, 0, size); }
 
 struct registers { uint8_t bytes[32 * 64] __aligned(64); };
 
-/* By width: what save() and load() name, or more of it. */
-static void load_all(size_t width, const struct registers *from)
+/* All registers that the CPU has, whatever the backend may touch of them. */
+static unsigned int widest(void)
 {
-    load(width == 64 ? VMC_BACKEND_AVX512 :
-         width == 32 ? VMC_BACKEND_AVX2 : VMC_BACKEND_AESNI, from->bytes);
+    return has_zmm ? VMC_BACKEND_AVX512 :
+           __builtin_cpu_supports("avx2") ? VMC_BACKEND_AVX2 : VMC_BACKEND_AESNI;
 }
 
-static void store_all(size_t width, struct registers *to)
+static size_t stride(void)
 {
-    save(width == 64 ? VMC_BACKEND_AVX512 :
-         width == 32 ? VMC_BACKEND_AVX2 : VMC_BACKEND_AESNI, to->bytes);
+    return has_zmm ? 64 : __builtin_cpu_supports("avx2") ? 32 : 16;
 }
 
 static unsigned int differing(const struct registers *one, const struct registers *other)
@@ -99,50 +133,79 @@ static unsigned int differing(const struct registers *one, const struct register
     return count;
 }
 
-/* Bytes of registers that came back changed; ~0 if something else is wrong. */
-static unsigned int lend(unsigned int backend, size_t width, bool stops)
+/* Bytes that are not zero in the low `width` bytes of the first `count` registers. */
+static unsigned int left(const struct registers *regs, unsigned int count, size_t width)
+{
+    unsigned int i, bytes = 0;
+
+    for ( i = 0; i < count * stride(); i++ )
+        bytes += i % stride() < width && regs->bytes[i];
+
+    return bytes;
+}
+
+/* What happens in between. */
+enum use {
+    ENCRYPT, /* the backend is tested */
+    CLEAR, /* its registers are cleared, which takes none of the instructions that the cipher needs */
+    STOP, /* the backend is tested, and then the CPU stops */
+};
+
+/*
+ * Bytes of registers that came back changed or, if the CPU stops, that are left
+ * of the `count` of `width` that the backend works in; ~0 if something else is
+ * wrong.
+ */
+static unsigned int lend(unsigned int backend, unsigned int count, size_t width, enum use use)
 {
     static struct registers before, after, kept;
     static uint64_t page[PAGE_SIZE / 8], copy[PAGE_SIZE / 8];
     struct VmcDomain *domain = aligned_alloc(64, (vmc_domain_size() + 63) & ~63ul);
-    bool passed, wide;
+    bool passed = true, wide;
     unsigned int i;
 
     vmc_domain_init(domain);
-    fill(page, 0, sizeof(page));
-    fill(&before, 0, sizeof(before));
-    fill(&after, 0, sizeof(after));
-    for ( i = 0; i < (width == 64 ? 32 : 16) * width; i++ )
+    memset(page, 0, sizeof(page));
+    memset(&before, 0, sizeof(before));
+    memset(&after, 0, sizeof(after));
+    for ( i = 0; i < (has_zmm ? 32 : 16) * stride(); i++ )
         before.bytes[i] = 1 + i % 251;
     vmcrypt_backend = backend;
 
-    load_all(width, &before);
+    load(widest(), before.bytes);
     vmcrypt_vector_enter();
     wide = !task_switched && (xcr0 & vmcrypt_vector_xcr0(backend)) == vmcrypt_vector_xcr0(backend);
-    passed = vmc_backend_passes(backend, domain, (Page *)page, (Page *)copy);
-    if ( stops )
+    if ( use == CLEAR )
+        vmc_backend_wipe(backend);
+    else
+        passed = vmc_backend_passes(backend, domain, (Page *)page, (Page *)copy);
+    if ( use == STOP )
+    {
+        /* Another CPU may not have waited for this one. */
+        vmcrypt_vector_wipe();
         vmcrypt_cpu_stops();
+    }
     else
         vmcrypt_vector_leave();
-    store_all(width, &after);
+    save(widest(), after.bytes);
 
     free(domain);
-    if ( stops )
+    if ( use == STOP )
     {
-        /* As when the machine went down: nothing is given back. */
-        vmcrypt_vector_wipe();
+        /* The machine went down: nothing is given back. */
+        vector_states[0].backend = VMC_BACKEND_PORTABLE;
         stts();
         xcr0 = XSTATE_FP_SSE;
-        fill(&before, 0, sizeof(before));
     }
-    fill(&kept, 0, sizeof(kept));
+    memset(&kept, 0, sizeof(kept));
     for ( i = 0; i < sizeof(kept.bytes); i++ )
         kept.bytes[i] = vector_states[0].registers[i];
     if ( !passed || !wide || !task_switched || xcr0 != XSTATE_FP_SSE )
         return ~0u;
 
-    fill(&page, 0, sizeof(page));
-    return differing(&before, &after) + differing(&kept, &(struct registers){});
+    memset(&page, 0, sizeof(page));
+    return differing(&kept, &(struct registers){}) +
+           (use == STOP ? left(&after, count, width) : differing(&before, &after));
 }
 
 static unsigned int passed_count, failed_count;
@@ -153,32 +216,36 @@ static void check(const char *what, const char *name, bool ok)
     ok ? passed_count++ : failed_count++;
 }
 
-static void backend(const char *name, unsigned int number, size_t width, bool possible)
+static void backend(const char *name, unsigned int number, unsigned int count, size_t width,
+                    bool possible, bool registers)
 {
+    if ( registers )
+        check("cleared registers come back", name, lend(number, count, width, CLEAR) == 0);
     if ( !possible )
     {
         printf("SKIP  vectors: this CPU has no %s\n", name);
         return;
     }
-    check("registers come back", name, lend(number, width, false) == 0);
-    check("a CPU that stops leaves none", name, lend(number, width, true) == 0);
+    check("registers come back", name, lend(number, count, width, ENCRYPT) == 0);
+    check("a CPU that stops leaves none", name, lend(number, count, width, STOP) == 0);
     opt_canary = true;
-    check("a changed bit is noticed", name, lend(number, width, false) == 1);
+    check("a changed bit is noticed", name, lend(number, count, width, ENCRYPT) == 1);
     opt_canary = false;
 }
 
 int main(void)
 {
     bool ni = __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
-    bool halves = ni && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("vaes");
+    bool ymm = __builtin_cpu_supports("avx2"), zmm = __builtin_cpu_supports("avx512f");
+    bool halves = ni && ymm && __builtin_cpu_supports("vaes");
     bool avx2 = halves && __builtin_cpu_supports("vpclmulqdq");
 
     vmcrypt_vector_init();
-    fill(vector_states, 0, sizeof(*vector_states));
-    backend("AES-NI", VMC_BACKEND_AESNI, 16, ni);
-    backend("256 bits, in halves", VMC_BACKEND_HALVES, 32, halves);
-    backend("256 bits", VMC_BACKEND_AVX2, 32, avx2);
-    backend("512 bits", VMC_BACKEND_AVX512, 64, avx2 && __builtin_cpu_supports("avx512vl"));
+    memset(vector_states, 0, sizeof(*vector_states));
+    backend("AES-NI", VMC_BACKEND_AESNI, 16, 16, ni, true);
+    backend("256 bits, in halves", VMC_BACKEND_HALVES, 16, 32, halves, ymm);
+    backend("256 bits", VMC_BACKEND_AVX2, 16, 32, avx2, ymm);
+    backend("512 bits", VMC_BACKEND_AVX512, 32, 64, avx2 && __builtin_cpu_supports("avx512vl"), zmm);
     printf("%u passed, %u failed\n", passed_count, failed_count);
     return failed_count != 0;
 }

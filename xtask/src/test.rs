@@ -27,6 +27,7 @@ mod constant_time;
 mod fuzz;
 mod harness;
 mod miri;
+mod stack;
 
 /// Run everything that CI runs
 ///
@@ -149,6 +150,12 @@ const SECTIONS: &[Section] = &[
         needs: &["xen"],
         slow: false,
         run: |_| constant_time::run(),
+    },
+    Section {
+        name: "stack",
+        needs: &["xen"],
+        slow: false,
+        run: |_| stack::run(),
     },
     Section {
         name: "instructions",

@@ -22,7 +22,8 @@
 //! | [`avx2`] | VAES, VPCLMULQDQ on 256 bits, or the latter on halves | ymm0 to ymm15 | VEX |
 //! | [`avx512`] | VAES, VPCLMULQDQ on 512 bits | zmm0 to zmm31, no mask | EVEX and VEX |
 //!
-//! The link gate holds each to its registers and encodings: Xen saves what is in this table and nothing else.
+//! The link gate holds each to its registers and encodings: Xen saves what is in this table and nothing else, but for the upper
+//! halves of zmm0 to zmm15 where the machine has them: every write of a ymm register clears those.
 //!
 //! Each implements [`vmcrypt_core::cipher::Backend`]. Wide encodings are in the functions of their module alone;
 //! a function that uses wide registers clears their upper parts before it returns, so

@@ -15,7 +15,12 @@ use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, Register};
 use vmcrypt_core::Pfn;
 use vmcrypt_core::cipher::{Page, PageKey, PageKind, PageTag, Tweak};
 use vmcrypt_core::ids::SessionId;
-use vmcrypt_simd::{avx2::Avx2, avx512::Avx512, ni::AesNi, *};
+use vmcrypt_simd::{
+    avx2::{Avx2, Halves},
+    avx512::Avx512,
+    ni::AesNi,
+    *,
+};
 
 /// A function of `(*const PageKey, *const Tweak, *mut Page, *mut PageTag)`, which may take a `*const Page` besides.
 type Entry = *const ();
@@ -163,6 +168,7 @@ macro_rules! backends {
 
 backends! {
     aesni: AesNi, vmc_simd_aesni_encrypt vmc_simd_aesni_encrypt_from vmc_simd_aesni_decrypt;
+    halves: Halves, vmc_simd_halves_encrypt vmc_simd_halves_encrypt_from vmc_simd_halves_decrypt;
     avx2: Avx2, vmc_simd_avx2_encrypt vmc_simd_avx2_encrypt_from vmc_simd_avx2_decrypt;
     avx512: Avx512, vmc_simd_avx512_encrypt vmc_simd_avx512_encrypt_from vmc_simd_avx512_decrypt;
 }

@@ -149,5 +149,8 @@ fn ratio(a: &[f64], b: &[f64]) -> f64 {
 fn median(times: &[f64]) -> f64 {
     let mut times = times.to_vec();
     times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+    // Of an even number, half-way between the two in the middle.
+    let middle = [times.len().saturating_sub(1) / 2, times.len() / 2];
+    let [low, high] = middle.map(|at| times.get(at).copied().unwrap_or(f64::NAN));
+    f64::midpoint(low, high)
 }

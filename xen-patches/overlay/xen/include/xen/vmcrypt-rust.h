@@ -1010,7 +1010,7 @@ Verdict vmc_page_begin(struct VmcDomain *domain,
                        bool *again);
 
 /**
- * Copies `from`, a private page, to `page`, encrypted: as if it were copied at once, though the guest may write it
+ * Copies `from`, a private page, to `page`, encrypted: each byte is read once, though the guest may write it
  * meanwhile. The domain's lock is not held; a ticket is, and the vector registers if the backend uses them.
  *
  * # Safety
@@ -1034,23 +1034,23 @@ void vmc_page_encrypt(struct VmcDomain *domain,
                       Page *page);
 
 /**
- * Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile. After a
- * refusal nobody may see what was encrypted.
+ * Ends an encryption and accounts the page as exported, unless it became another kind of page meanwhile; wipes the tag.
+ * After a refusal nobody may see what was encrypted.
  *
  * # Safety
  * As for [`vmc_page_begin`]; `ticket` went through [`vmc_page_encrypt_from`] or [`vmc_page_encrypt`] and is not used again.
  */
 Verdict vmc_page_end(struct VmcDomain *domain,
-                     const struct VmcTicket *ticket);
+                     struct VmcTicket *ticket);
 
 /**
- * Ends an export without accounting anything: what was accounted before is not the page's latest content.
+ * Ends an export without accounting anything: what was accounted before is not the page's latest content. Wipes the tag.
  *
  * # Safety
  * As for [`vmc_page_begin`].
  */
 void vmc_page_abandon(struct VmcDomain *domain,
-                      const struct VmcTicket *ticket);
+                      struct VmcTicket *ticket);
 
 /**
  * Whether an export was begun that did not end yet.

@@ -182,7 +182,7 @@ static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
  * Accounts what was encrypted as exported.  If that is refused, nobody may see
  * what came out.
  */
-static int export_end(struct vmcrypt_domain *vm, const struct VmcTicket *ticket)
+static int export_end(struct vmcrypt_domain *vm, struct VmcTicket *ticket)
 {
     uint32_t verdict;
 

@@ -137,14 +137,14 @@ void vmcrypt_vector_enter(void);
 void vmcrypt_vector_leave(void);
 /* What XCR0 must admit for a backend. */
 uint64_t vmcrypt_vector_xcr0(unsigned int backend);
-/* Called when no other CPU will ever run again. */
+/* Called when no other CPU gives registers back any more; one may still stop. */
 void vmcrypt_vector_wipe(void);
 
 /* glue.c */
 void *vmcrypt_scratch(void);
 void vmcrypt_copy_from(void *to, mfn_t from);
 void vmcrypt_copy_to(mfn_t to, const void *from);
-/* Called when no other CPU will ever run again. */
+/* Called when no other CPU gives registers back any more; one may still stop. */
 void vmcrypt_wipe_cpus(void);
 
 /* wipe.c */

@@ -39,17 +39,26 @@ struct vector_state {
 /* Of every CPU, where they can be reached when CPUs are gone. */
 static struct vector_state *__read_mostly vector_states;
 
+#define XCR0_512 (XSTATE_FP_SSE | X86_XCR0_YMM | X86_XCR0_OPMASK | \
+                  X86_XCR0_ZMM | X86_XCR0_HI_ZMM)
+
+/*
+ * Guests may use zmm registers.  Whoever writes a ymm register clears the rest of
+ * the zmm register, whatever XCR0 says, and a guest may have had something there
+ * before it changed XCR0.  Decided once: every CPU has the same registers.
+ */
+static bool __ro_after_init has_zmm;
+
 uint64_t vmcrypt_vector_xcr0(unsigned int backend)
 {
     switch ( backend )
     {
     case VMC_BACKEND_AVX512:
-        return XSTATE_FP_SSE | X86_XCR0_YMM | X86_XCR0_OPMASK | X86_XCR0_ZMM |
-               X86_XCR0_HI_ZMM;
+        return XCR0_512;
 
     case VMC_BACKEND_AVX2:
     case VMC_BACKEND_HALVES:
-        return XSTATE_FP_SSE | X86_XCR0_YMM;
+        return has_zmm ? XCR0_512 : XSTATE_FP_SSE | X86_XCR0_YMM;
     }
 
     /* Legacy SSE encodings depend on no bit of it. */
@@ -74,6 +83,12 @@ static size_t save(unsigned int backend, uint8_t *to)
 
     case VMC_BACKEND_AVX2:
     case VMC_BACKEND_HALVES:
+        if ( has_zmm )
+        {
+            asm volatile ( EACH_OF_16("vmovdqu64 %%zmm\\n, \\n*64(%0)")
+                           :: "r" (to) : "memory" );
+            return 16 * 64;
+        }
         asm volatile ( EACH_OF_16("vmovdqu %%ymm\\n, \\n*32(%0)")
                        :: "r" (to) : "memory" );
         return 16 * 32;
@@ -96,6 +111,12 @@ static size_t load(unsigned int backend, const uint8_t *from)
 
     case VMC_BACKEND_AVX2:
     case VMC_BACKEND_HALVES:
+        if ( has_zmm )
+        {
+            asm volatile ( EACH_OF_16("vmovdqu64 \\n*64(%0), %%zmm\\n")
+                           :: "r" (from) : "memory" );
+            return 16 * 64;
+        }
         asm volatile ( EACH_OF_16("vmovdqu \\n*32(%0), %%ymm\\n")
                        :: "r" (from) : "memory" );
         return 16 * 32;
@@ -165,8 +186,12 @@ void vmcrypt_cpu_stops(void)
 
 void vmcrypt_vector_wipe(void)
 {
-    if ( vector_states )
-        vmcrypt_wipe(vector_states, nr_cpu_ids * sizeof(*vector_states));
+    unsigned int cpu;
+
+    /* A CPU that stops later than it was told to still finds what to clear. */
+    for ( cpu = 0; vector_states && cpu < nr_cpu_ids; cpu++ )
+        vmcrypt_wipe(vector_states[cpu].registers,
+                     sizeof(vector_states[cpu].registers));
 }
 
 static int __init cf_check vmcrypt_vector_init(void)
@@ -175,6 +200,7 @@ static int __init cf_check vmcrypt_vector_init(void)
     vector_states = xzalloc_array(struct vector_state, nr_cpu_ids);
     if ( !vector_states )
         panic("VMCrypt: no memory to save vector registers\n");
+    has_zmm = cpu_has_avx512f && !(XCR0_512 & ~xfeature_mask);
 
     return 0;
 }
