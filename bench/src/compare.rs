@@ -4,7 +4,10 @@ use std::{fmt, path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, ensure};
 
-use crate::figure::{Figure, Report};
+use crate::{
+    figure::{Figure, Report},
+    machine::Machine,
+};
 
 /// Two result files.
 #[derive(clap::Args)]
@@ -30,8 +33,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(comparison.changed())))
 }
 
+/// Samples without which quartiles say nothing: those of three are nearly the lowest and the highest, and of two times three
+/// one in ten is apart by chance.
+const ENOUGH: usize = 10;
+
 /// What became of the figures of the first run.
 struct Comparison<'a> {
+    /// What ran, and how busy the machine was.
+    runs: [&'a Machine; 2],
     both: Vec<(&'a Figure, &'a Figure, Verdict)>,
     /// Figures that one of the runs has alone.
     alone: [Vec<&'a Figure>; 2],
@@ -42,6 +51,8 @@ enum Verdict {
     Noise,
     Faster,
     Slower,
+    /// They are apart, and with so few rounds that may be chance.
+    TooFewRounds,
 }
 
 impl<'a> Comparison<'a> {
@@ -75,30 +86,39 @@ impl<'a> Comparison<'a> {
             figures.filter(|figure| same(figure, others).is_none()).collect()
         };
         Ok(Self {
+            runs: [&before.machine, &after.machine],
             both,
             alone: [alone(before, after), alone(after, before)],
         })
     }
 
     fn changed(&self) -> bool {
-        self.both.iter().any(|(.., verdict)| *verdict != Verdict::Noise)
+        let changed = |verdict| matches!(verdict, Verdict::Faster | Verdict::Slower);
+        self.both.iter().any(|(.., verdict)| changed(*verdict))
     }
 }
 
 /// A change is one beyond the quartiles of both runs, and large enough to mean something.
 fn judge(before: &Figure, after: &Figure, least: f64) -> Verdict {
     let moved = (after.median / before.median - 1.0).abs() * 100.0 >= least;
-    if moved && after.upper_quartile < before.lower_quartile {
+    let verdict = if moved && after.upper_quartile < before.lower_quartile {
         Verdict::Faster
     } else if moved && after.lower_quartile > before.upper_quartile {
         Verdict::Slower
     } else {
-        Verdict::Noise
+        return Verdict::Noise;
+    };
+    if before.rounds.min(after.rounds) < ENOUGH {
+        return Verdict::TooFewRounds;
     }
+    verdict
 }
 
 impl fmt::Display for Comparison<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (which, machine) in ["first", "second"].into_iter().zip(self.runs) {
+            writeln!(f, "{which}: {}", machine.run())?;
+        }
         let alone = self.alone.iter().flatten().copied();
         let all = self.both.iter().map(|(figure, ..)| *figure).chain(alone);
         let width = all.map(|figure| figure.label().len()).max().unwrap_or(0) + 2;
@@ -107,6 +127,7 @@ impl fmt::Display for Comparison<'_> {
                 Verdict::Noise => "",
                 Verdict::Faster => "  faster",
                 Verdict::Slower => "  SLOWER",
+                Verdict::TooFewRounds => "  too few rounds to tell",
             };
             writeln!(
                 f,
@@ -130,10 +151,11 @@ impl fmt::Display for Comparison<'_> {
         };
         writeln!(
             f,
-            "{} faster, {} slower, {} within noise",
+            "{} faster, {} slower, {} within noise, {} with too few rounds to tell",
             count(Verdict::Faster),
             count(Verdict::Slower),
-            count(Verdict::Noise)
+            count(Verdict::Noise),
+            count(Verdict::TooFewRounds)
         )
     }
 }
@@ -143,11 +165,11 @@ mod tests {
     use super::*;
     use crate::figure::Unit;
 
-    /// A run with figures that have these samples.
+    /// A run with figures that have these samples, each twice.
     fn run(verb: &str, figures: &[(&str, [f64; 5])]) -> Report {
         let figures = figures
             .iter()
-            .map(|(name, samples)| Figure::new(*name, Unit::Nanoseconds, samples));
+            .map(|(name, samples)| Figure::new(*name, Unit::Nanoseconds, &[*samples, *samples].concat()));
         Report::measure(verb, || Ok(figures.collect())).unwrap()
     }
 
@@ -170,7 +192,7 @@ mod tests {
         assert!(
             comparison
                 .to_string()
-                .contains("1 faster, 1 slower, 0 within noise")
+                .contains("1 faster, 1 slower, 0 within noise, 0 with")
         );
     }
 
@@ -183,6 +205,16 @@ mod tests {
         let comparison = Comparison::new(&before, &after, 3.0).unwrap();
         assert!(!comparison.changed());
         assert!(comparison.to_string().contains("gone  in the first file alone"));
+    }
+
+    #[test]
+    fn too_few_rounds() {
+        let of = |samples: &[f64]| Figure::new("a", Unit::Seconds, samples);
+        assert_eq!(
+            judge(&of(&OLD), &of(&OLD.map(|time| time * 2.0)), 3.0),
+            Verdict::TooFewRounds
+        );
+        assert_eq!(judge(&of(&OLD), &of(&OLD), 3.0), Verdict::Noise);
     }
 
     #[test]

@@ -13,14 +13,14 @@ use vmcrypt_core::{State, cipher::PageTag, ids::SessionId};
 use vmcrypt_ffi::{
     domain::{VmcDomain, vmc_domain_size},
     door,
-    host::vmc_host_init,
+    host::{VMC_BACKEND_AESNI, VMC_BACKEND_AVX2, VMC_BACKEND_AVX512, VMC_BACKEND_PORTABLE, vmc_host_init},
     page::{VMC_FRAME_CHANGING, VMC_FRAME_ORDINARY, VMC_VIEW_CIPHER, VMC_VIEW_SNAPSHOT, VmcTicket},
     record::{VmcFacts, vmc_record_capacity},
 };
 
 use crate::{
     backend::Kind,
-    model::{Frame, Mapped, Pool, SpinLock, VectorState, copy_page, resident},
+    model::{Frame, Mapped, Pool, Registers, SpinLock, VectorState, copy_page, resident},
 };
 
 /// Class of the pages that become plain here: page tables.
@@ -72,9 +72,9 @@ mod calls {
         page::vmc_page_begin(domain: *mut VmcDomain, pfn: u64, idle: bool, ticket: *mut VmcTicket, again: *mut bool) -> u32;
         page::vmc_page_encrypt_from(domain: *mut VmcDomain, ticket: *mut VmcTicket, from: *const Page, page: *mut Page);
         page::vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, kind: u64, page: *mut Page);
-        page::vmc_page_end(domain: *mut VmcDomain, ticket: *const VmcTicket) -> u32;
-        page::vmc_page_abandon(domain: *mut VmcDomain, ticket: *const VmcTicket);
-        page::vmc_page_dirtied(domain: *mut VmcDomain, pfn: u64);
+        page::vmc_page_end(domain: *mut VmcDomain, ticket: *mut VmcTicket) -> u32;
+        page::vmc_page_abandon(domain: *mut VmcDomain, ticket: *mut VmcTicket);
+        page::vmc_page_unnoticed(domain: *mut VmcDomain, ticket: *mut VmcTicket);
         page::vmc_page_forget(domain: *mut VmcDomain, pfn: u64);
         page::vmc_page_restore(domain: *mut VmcDomain, session: *const SessionId, pfn: u64, kind: u64, page: *mut Page, tag: *mut PageTag);
         page::vmc_page_restored(domain: *mut VmcDomain, kind: u64, tag: *mut PageTag);
@@ -90,7 +90,24 @@ pub fn boot(backend: Kind) -> Result<()> {
     // SAFETY: one thread alone boots, and no call is under way.
     let verdict = unsafe { vmc_host_init(backend.number) };
     ensure!(verdict == 0, "no entropy for a host key");
+    BACKEND.store(backend.number, Ordering::Relaxed);
     Ok(())
+}
+
+/// `vmcrypt_backend`.
+static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
+
+impl Registers {
+    /// Those that the backend in use borrows.
+    pub fn borrowed() -> Self {
+        match BACKEND.load(Ordering::Relaxed) {
+            VMC_BACKEND_AVX512 => Self::Zmm,
+            VMC_BACKEND_AVX2 if Self::LowZmm.there() => Self::LowZmm,
+            VMC_BACKEND_AVX2 => Self::Ymm,
+            VMC_BACKEND_AESNI => Self::Xmm,
+            _ => Self::None,
+        }
+    }
 }
 
 /// The Rust part of `vmcrypt_host_denies()`.
@@ -136,7 +153,7 @@ impl Cpu {
 
     fn with_vectors(&mut self, work: impl FnOnce(&mut Frame)) {
         if self.saves {
-            self.vectors.enter();
+            self.vectors.enter(Registers::borrowed());
         }
         work(&mut self.scratch);
         if self.saves {
@@ -362,7 +379,7 @@ impl Guest {
         );
         if !stopped {
             // SAFETY: the lock is held.
-            self.locked(|rust| unsafe { calls::vmc_page_dirtied(rust, pfn) });
+            self.locked(|rust| unsafe { calls::vmc_page_unnoticed(rust, &mut ticket) });
         }
         Ok(ticket)
     }
@@ -386,7 +403,7 @@ impl Guest {
     }
 
     /// `vmc_page_end()`.
-    pub fn end(&self, ticket: &VmcTicket) {
+    pub fn end(&self, ticket: &mut VmcTicket) {
         // SAFETY: the lock is held.
         let verdict = self.locked(|rust| unsafe { calls::vmc_page_end(rust, ticket) });
         assert_eq!(verdict, 0, "this host does not go down");
@@ -406,12 +423,12 @@ impl Guest {
         source.context("a replica without a source")
     }
 
-    /// `decrypt()` of `seal.c`.
+    /// `decrypt()` of `decrypt.c`.
     pub fn decrypt(&mut self, cpu: &mut Cpu, session: &SessionId, pfn: u64, page: &mut Frame) {
         cpu.with_vectors(|_| self.restore(session, pfn, PRIVATE, page));
     }
 
-    /// `bind()` of `seal.c`, of a page table.
+    /// `vmcrypt_measure_page()` of a restored page table: it is bound to the guest's frames anew.
     pub fn rebind(&mut self, cpu: &mut Cpu, session: &SessionId, pfn: u64, page: &Frame) -> Result<()> {
         copy_page(&mut cpu.scratch, page);
         ensure!(

@@ -80,6 +80,14 @@ impl Machine {
         kind(self) == kind(other)
     }
 
+    /// What one run may have that another has not, in one line.
+    pub fn run(&self) -> String {
+        format!(
+            "{}, SHA-256: {}, load {} before, {} after",
+            self.rustc, self.sha256, self.load_before, self.load_after
+        )
+    }
+
     /// The CPU, in one line.
     pub fn cpu(&self) -> String {
         let guest = if self.virtual_machine {
@@ -96,12 +104,11 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.cpu())?;
-        writeln!(f, "{}, SHA-256: {}", self.rustc, self.sha256)?;
         write!(
             f,
-            "load {} before, {} after (1, 5 and 15 minutes; this program is one of it)",
-            self.load_before, self.load_after
+            "{}\n{} (1, 5 and 15 minutes; this program is one of it)",
+            self.cpu(),
+            self.run()
         )
     }
 }

@@ -104,13 +104,14 @@ struct Save {
 
 impl Common {
     fn publish(&self, report: &Report) -> Result<()> {
+        // First: a path that cannot be written must not cost the run.
+        print!("{report}");
         if let Some(path) = &self.json {
             report.save(path)?;
         }
         if let Some(path) = &self.svg {
             draw(report, path)?;
         }
-        print!("{report}");
         Ok(())
     }
 }

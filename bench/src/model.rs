@@ -153,56 +153,133 @@ impl Pool {
     }
 }
 
-/// The vector registers of the vCPU that runs, after `vector.c`, for AES-NI. What needs ring 0 is left out: reading CR0, and CLTS
-/// and setting CR0 where the guest had TS set.
-#[repr(C, align(16))]
-pub struct VectorState([[u8; 16]; 16]);
+/// Vector registers that a page cipher borrows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registers {
+    /// None at all: soft-float code.
+    None,
+    /// xmm0 to xmm15.
+    Xmm,
+    /// ymm0 to ymm15, on a CPU without more.
+    Ymm,
+    /// zmm0 to zmm15, of which the upper halves go with every write of a ymm register.
+    LowZmm,
+    /// zmm0 to zmm31.
+    Zmm,
+}
+
+impl Registers {
+    /// Whether this CPU has them.
+    pub fn there(self) -> bool {
+        match self {
+            Self::None | Self::Xmm => true,
+            Self::Ymm => std::is_x86_feature_detected!("avx2"),
+            Self::LowZmm | Self::Zmm => std::is_x86_feature_detected!("avx512f"),
+        }
+    }
+
+    /// Bytes of all of them.
+    const fn size(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Xmm => 16 * 16,
+            Self::Ymm => 16 * 32,
+            Self::LowZmm => 16 * 64,
+            Self::Zmm => 32 * 64,
+        }
+    }
+}
+
+/// Those of the vCPU that runs, after `vector.c`. What needs ring 0 is left out: CR0.TS, and XCR0 where the guest's does not admit
+/// the registers.
+#[repr(C, align(64))]
+pub struct VectorState {
+    saved: [u8; 32 * 64],
+    lent: Registers,
+}
+
+/// An instruction for each of 16 registers.
+macro_rules! each_of_16 {
+    ($($part:expr),+) => {
+        concat!(
+            ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n",
+            $($part),+,
+            "\n.endr"
+        )
+    };
+}
+
+/// An instruction for each of 32 registers.
+macro_rules! each_of_32 {
+    ($($part:expr),+) => {
+        concat!(
+            ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n",
+            $($part),+,
+            "\n.endr"
+        )
+    };
+}
 
 impl VectorState {
     /// Nothing saved.
     pub const fn new() -> Self {
-        Self([[0; 16]; 16])
+        Self {
+            saved: [0; 32 * 64],
+            lent: Registers::None,
+        }
     }
 
     /// `vmcrypt_vector_enter()`.
     #[inline(never)]
-    pub fn enter(&mut self) {
-        // SAFETY: sixteen registers of sixteen bytes are the buffer.
+    pub fn enter(&mut self, registers: Registers) {
+        let to = self.saved.as_mut_ptr();
+        // SAFETY: the buffer holds the largest of the sets, and is aligned for it; the CPU has the registers, or no backend that
+        // borrows them would be in use.
         unsafe {
-            asm!(
-                "movups [{0}], xmm0", "movups [{0} + 16], xmm1", "movups [{0} + 32], xmm2",
-                "movups [{0} + 48], xmm3", "movups [{0} + 64], xmm4", "movups [{0} + 80], xmm5",
-                "movups [{0} + 96], xmm6", "movups [{0} + 112], xmm7", "movups [{0} + 128], xmm8",
-                "movups [{0} + 144], xmm9", "movups [{0} + 160], xmm10", "movups [{0} + 176], xmm11",
-                "movups [{0} + 192], xmm12", "movups [{0} + 208], xmm13", "movups [{0} + 224], xmm14",
-                "movups [{0} + 240], xmm15",
-                in(reg) &mut self.0,
-                options(nostack, preserves_flags)
-            );
+            match registers {
+                Registers::None => {}
+                Registers::Xmm => {
+                    asm!(each_of_16!("movups [{0} + 16*\\n], xmm\\n"), in(reg) to, options(nostack))
+                }
+                Registers::Ymm => {
+                    asm!(each_of_16!("vmovdqu [{0} + 32*\\n], ymm\\n"), in(reg) to, options(nostack))
+                }
+                Registers::LowZmm => {
+                    asm!(each_of_16!("vmovdqu64 [{0} + 64*\\n], zmm\\n"), in(reg) to, options(nostack))
+                }
+                Registers::Zmm => {
+                    asm!(each_of_32!("vmovdqu64 [{0} + 64*\\n], zmm\\n"), in(reg) to, options(nostack))
+                }
+            }
         }
+        self.lent = registers;
     }
 
     /// `vmcrypt_vector_leave()`.
     #[inline(never)]
     pub fn leave(&mut self) {
-        // SAFETY: as above; all sixteen count as clobbered.
+        let from = self.saved.as_ptr();
+        // SAFETY: as above. Around a call of another function no register is in use by the compiler: all are the callee's by the
+        // C ABI, and this function is not inlined.
         unsafe {
-            asm!(
-                "movups xmm0, [{0}]", "movups xmm1, [{0} + 16]", "movups xmm2, [{0} + 32]",
-                "movups xmm3, [{0} + 48]", "movups xmm4, [{0} + 64]", "movups xmm5, [{0} + 80]",
-                "movups xmm6, [{0} + 96]", "movups xmm7, [{0} + 112]", "movups xmm8, [{0} + 128]",
-                "movups xmm9, [{0} + 144]", "movups xmm10, [{0} + 160]", "movups xmm11, [{0} + 176]",
-                "movups xmm12, [{0} + 192]", "movups xmm13, [{0} + 208]", "movups xmm14, [{0} + 224]",
-                "movups xmm15, [{0} + 240]",
-                in(reg) &self.0,
-                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
-                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
-                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
-                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
-                options(nostack, preserves_flags)
-            );
+            match self.lent {
+                Registers::None => {}
+                Registers::Xmm => {
+                    asm!(each_of_16!("movups xmm\\n, [{0} + 16*\\n]"), in(reg) from, clobber_abi("C"))
+                }
+                Registers::Ymm => {
+                    asm!(each_of_16!("vmovdqu ymm\\n, [{0} + 32*\\n]"), in(reg) from, clobber_abi("C"))
+                }
+                Registers::LowZmm => {
+                    asm!(each_of_16!("vmovdqu64 zmm\\n, [{0} + 64*\\n]"), in(reg) from, clobber_abi("C"))
+                }
+                Registers::Zmm => {
+                    asm!(each_of_32!("vmovdqu64 zmm\\n, [{0} + 64*\\n]"), in(reg) from, clobber_abi("C"))
+                }
+            }
         }
-        self.0 = [[0; 16]; 16];
+        self.saved[..self.lent.size()].fill(0);
+        self.lent = Registers::None;
         black_box(self);
     }
 }

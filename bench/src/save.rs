@@ -157,17 +157,18 @@ pub fn measure(plan: &Plan) -> Result<Report> {
     })
 }
 
-/// What the figures say of growth.
+/// What the figures say of growth: a straight line, and the power of memory with which time grows.
 pub fn growth(report: &Report) -> String {
     let mut text = String::new();
     for Curve { label, points } in curves(report) {
         let fit = Fit::line(&points);
         let _ = writeln!(
             text,
-            "{label}: {:.1} ms and {:.3} s for each GiB, R^2 {:.4}",
+            "{label}: {:.1} ms and {:.3} s for each GiB, R^2 {:.4}; as memory to the power {:.2}",
             fit.start * 1e3,
             fit.slope * 1024.0,
-            fit.r_squared
+            fit.r_squared,
+            Fit::power(&points).slope
         );
     }
     text

@@ -44,11 +44,11 @@ impl Size {
 
 const WORKS: [Work; 2] = [
     Work {
-        name: "encrypt alone",
+        name: "begin, encrypt and end",
         page: |worker, pfn, frame| {
             let mut ticket = worker.guest.begin(pfn)?;
             worker.guest.encrypt(&mut ticket, PRIVATE, frame);
-            worker.guest.end(&ticket);
+            worker.guest.end(&mut ticket);
             Ok(())
         },
     },
