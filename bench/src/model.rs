@@ -9,11 +9,14 @@
 use std::{
     arch::{
         asm,
-        x86_64::{_MM_HINT_T0, _mm_prefetch},
+        x86_64::{__cpuid_count, _MM_HINT_T0, _mm_prefetch},
     },
     hint::{black_box, spin_loop},
     mem::size_of_val,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::mm::{Advice, madvise};
@@ -196,6 +199,26 @@ impl Registers {
 pub struct VectorState {
     saved: [u8; 32 * 64],
     lent: Registers,
+    idle: bool,
+}
+
+/// `upper_halves(false)`: whether the CPU says that they are not in use.
+fn idle() -> bool {
+    static TELLS: LazyLock<bool> = LazyLock::new(|| {
+        const XGETBV1: u32 = 1 << 2;
+        std::is_x86_feature_detected!("xsave") && __cpuid_count(0xd, 1).eax & XGETBV1 != 0
+    });
+    const YMM: u32 = 1 << 2;
+    const ZMM: u32 = 1 << 6;
+    if !*TELLS {
+        return false;
+    }
+    let used: u32;
+    // SAFETY: the CPU has the instruction in this form.
+    unsafe {
+        asm!("xgetbv", in("ecx") 1, out("eax") used, out("edx") _, options(nomem, nostack, preserves_flags))
+    };
+    used & (YMM | ZMM) == 0
 }
 
 /// An instruction for each of 16 registers.
@@ -226,12 +249,14 @@ impl VectorState {
         Self {
             saved: [0; 32 * 64],
             lent: Registers::None,
+            idle: false,
         }
     }
 
     /// `vmcrypt_vector_enter()`.
     #[inline(never)]
     pub fn enter(&mut self, registers: Registers) {
+        self.idle = registers != Registers::None && idle();
         let to = self.saved.as_mut_ptr();
         // SAFETY: the buffer holds the largest of the sets, and is aligned for it; the CPU has the registers, or no backend that
         // borrows them would be in use.
@@ -279,6 +304,10 @@ impl VectorState {
             }
         }
         self.saved[..self.lent.size()].fill(0);
+        if self.idle && self.lent != Registers::Xmm {
+            // SAFETY: the CPU has the registers; upper halves are nobody's at a function's end.
+            unsafe { asm!("vzeroupper", clobber_abi("C")) };
+        }
         self.lent = Registers::None;
         black_box(self);
     }

@@ -8,6 +8,7 @@
  * it takes from them.  It is compiled without vector registers: between two
  * pieces of assembly nobody but the backend may touch any.
  */
+#include <cpuid.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -45,6 +46,7 @@ static unsigned int vmcrypt_backend;
 #define X86_XCR0_ZMM 0x40ull
 #define X86_XCR0_HI_ZMM 0x80ull
 #define XSTATE_FP_SSE 3ull
+#define cpu_has_avx __builtin_cpu_supports("avx")
 #define cpu_has_avx512f __builtin_cpu_supports("avx512f")
 #define SYS_STATE_active 2
 #define current NULL
@@ -63,6 +65,15 @@ static uint64_t xcr0 = XSTATE_FP_SSE;
 static uint64_t read_cr0(void) { return task_switched ? X86_CR0_TS : 0; }
 static void clts(void) { task_switched = false; }
 static void stts(void) { task_switched = true; }
+static bool cpu_has_xgetbv1;
+static uint64_t xgetbv(unsigned int index)
+{
+    uint32_t low, high;
+
+    asm volatile ( "xgetbv" : "=a" (low), "=d" (high) : "c" (index) );
+
+    return low | (uint64_t)high << 32;
+}
 static uint64_t get_xcr0(void) { return xcr0; }
 static bool set_xcr0(uint64_t value) { xcr0 = value; return true; }
 
@@ -112,15 +123,14 @@ static void vmcrypt_wipe(void *area, size_t size) { memset(area, 0, size); }
 struct registers { uint8_t bytes[32 * 64] __aligned(64); };
 
 /* All registers that the CPU has, whatever the backend may touch of them. */
-static unsigned int widest(void)
+static enum width widest(void)
 {
-    return has_zmm ? VMC_BACKEND_AVX512 :
-           __builtin_cpu_supports("avx2") ? VMC_BACKEND_AVX2 : VMC_BACKEND_AESNI;
+    return whole == LOW_ZMM ? ZMM : whole;
 }
 
 static size_t stride(void)
 {
-    return has_zmm ? 64 : __builtin_cpu_supports("avx2") ? 32 : 16;
+    return whole == LOW_ZMM ? 64 : whole == YMM ? 32 : 16;
 }
 
 static unsigned int differing(const struct registers *one, const struct registers *other)
@@ -151,6 +161,15 @@ enum use {
     STOP, /* the backend is tested, and then the CPU stops */
 };
 
+/* Whether upper halves have something in them before, and whether the CPU says that they have not when that is so. */
+static bool used = true, tracked;
+
+static void vzeroupper(void)
+{
+    if ( whole != XMM )
+        asm volatile ( "vzeroupper" );
+}
+
 /*
  * Bytes of registers that came back changed or, if the CPU stops, that are left
  * of the `count` of `width` that the backend works in; ~0 if something else is
@@ -161,19 +180,22 @@ static unsigned int lend(unsigned int backend, unsigned int count, size_t width,
     static struct registers before, after, kept;
     static uint64_t page[PAGE_SIZE / 8], copy[PAGE_SIZE / 8];
     struct VmcDomain *domain = aligned_alloc(64, (vmc_domain_size() + 63) & ~63ul);
-    bool passed = true, wide;
+    bool passed = true, wide, narrow, idle;
     unsigned int i;
 
     vmc_domain_init(domain);
     memset(page, 0, sizeof(page));
     memset(&before, 0, sizeof(before));
     memset(&after, 0, sizeof(after));
-    for ( i = 0; i < (has_zmm ? 32 : 16) * stride(); i++ )
-        before.bytes[i] = 1 + i % 251;
+    for ( i = 0; i < (widest() == ZMM ? 32 : 16) * stride(); i++ )
+        before.bytes[i] = used || i % stride() < 16 || i >= 16 * stride() ? 1 + i % 251 : 0;
     vmcrypt_backend = backend;
 
     load(widest(), before.bytes);
+    if ( !used )
+        vzeroupper();
     vmcrypt_vector_enter();
+    narrow = upper_halves(false);
     wide = !task_switched && (xcr0 & vmcrypt_vector_xcr0(backend)) == vmcrypt_vector_xcr0(backend);
     if ( use == CLEAR )
         vmc_backend_wipe(backend);
@@ -187,6 +209,7 @@ static unsigned int lend(unsigned int backend, unsigned int count, size_t width,
     }
     else
         vmcrypt_vector_leave();
+    idle = upper_halves(false);
     save(widest(), after.bytes);
 
     free(domain);
@@ -202,10 +225,20 @@ static unsigned int lend(unsigned int backend, unsigned int count, size_t width,
         kept.bytes[i] = vector_states[0].registers[i];
     if ( !passed || !wide || !task_switched || xcr0 != XSTATE_FP_SSE )
         return ~0u;
+    /* Nobody's SSE instructions have upper halves to keep but his own. */
+    if ( tracked && ((backend == VMC_BACKEND_AESNI && !narrow) || (use != STOP && idle == used)) )
+        return ~0u;
 
     memset(&page, 0, sizeof(page));
     return differing(&kept, &(struct registers){}) +
            (use == STOP ? left(&after, count, width) : differing(&before, &after));
+}
+
+static bool has_xgetbv1(void)
+{
+    unsigned int a, b, c, d;
+
+    return cpu_has_avx && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) && (a & 4);
 }
 
 static unsigned int passed_count, failed_count;
@@ -220,7 +253,12 @@ static void backend(const char *name, unsigned int number, unsigned int count, s
                     bool possible, bool registers)
 {
     if ( registers )
+    {
         check("cleared registers come back", name, lend(number, count, width, CLEAR) == 0);
+        used = false;
+        check("upper halves are as unused as before", name, lend(number, count, width, CLEAR) == 0);
+        used = true;
+    }
     if ( !possible )
     {
         printf("SKIP  vectors: this CPU has no %s\n", name);
@@ -240,7 +278,12 @@ int main(void)
     bool halves = ni && ymm && __builtin_cpu_supports("vaes");
     bool avx2 = halves && __builtin_cpu_supports("vpclmulqdq");
 
+    cpu_has_xgetbv1 = has_xgetbv1();
     vmcrypt_vector_init();
+    vzeroupper();
+    tracked = upper_halves(false);
+    if ( !tracked )
+        puts("SKIP  vectors: this CPU does not tell whether upper halves are used");
     memset(vector_states, 0, sizeof(*vector_states));
     backend("AES-NI", VMC_BACKEND_AESNI, 16, 16, ni, true);
     backend("256 bits, in halves", VMC_BACKEND_HALVES, 16, 32, halves, ymm);

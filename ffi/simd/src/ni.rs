@@ -12,6 +12,8 @@ use vmcrypt_core::polyval::{HashKey, POWERS};
 
 /// Blocks in flight: enough to cover the latency of AESENC, few enough for sixteen registers.
 pub(crate) const WIDE: usize = 8;
+/// Blocks that share a reduction where nothing else is done.
+const LONG: usize = 16;
 
 /// Proof that the CPU has AES-NI, PCLMULQDQ and SSE4.1.
 #[derive(Debug, Clone, Copy)]
@@ -90,16 +92,12 @@ pub(crate) fn decrypt_block(key: &AesKey, block: &mut Block) {
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
 fn hash(key: &HashKey, acc: &mut Block, blocks: &[Block]) {
-    let (wide, rest) = blocks.as_chunks::<WIDE>();
+    let (long, rest) = blocks.as_chunks::<LONG>();
     let mut sum = load(acc);
-    if !wide.is_empty() {
-        let powers = Powers::new(key);
-        for eight in wide {
-            let mut products = Products::new(sum);
-            for (block, power) in eight.iter().zip(&powers.0) {
-                products.add(load(block), power);
-            }
-            sum = products.reduce();
+    if !long.is_empty() {
+        let powers = Powers::<LONG>::new(key);
+        for [first, others @ ..] in long {
+            sum = powers.absorb(sum, load(first), others.iter().map(|block| load(block)));
         }
     }
     store(acc, absorb(key, sum, rest));
@@ -113,29 +111,21 @@ fn copy_then_hash(
     to: &mut [Block; PAGE_SIZE / 16],
 ) -> Block {
     let groups = from
-        .as_chunks::<WIDE>()
+        .as_chunks::<LONG>()
         .0
         .iter()
-        .zip(to.as_chunks_mut::<WIDE>().0);
-    let powers = Powers::new(key);
+        .zip(to.as_chunks_mut::<LONG>().0);
+    let powers = Powers::<LONG>::new(key);
     let mut sum = load(first);
-    let mut head = true;
-    for (from, to) in groups {
-        let mut products = Products::new(sum);
-        for ((from, to), power) in from.iter().zip(to).zip(&powers.0) {
-            let x = load_once(from);
-            store(to, x);
-            // In the place of the page's first block stands `first`.
-            products.add(
-                if core::mem::take(&mut head) {
-                    _mm_setzero_si128()
-                } else {
-                    x
-                },
-                power,
-            );
+    let mut begun = false;
+    for ([head, from @ ..], [copy, to @ ..]) in groups {
+        let mut first = copy_block(head, copy);
+        if !core::mem::replace(&mut begun, true) {
+            // In the place of the page's first block stands `first`, which is in the sum.
+            first = _mm_setzero_si128();
         }
-        sum = products.reduce();
+        let others = from.iter().zip(to).map(|(from, to)| copy_block(from, to));
+        sum = powers.absorb(sum, first, others);
     }
     let mut out = [0; 16];
     store(&mut out, sum);
@@ -148,7 +138,7 @@ fn xctr_then_hash(keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [
     let (wide, rest) = blocks.as_chunks_mut::<WIDE>();
     let mut sum = load(acc);
     if let Some((eight, others)) = wide.split_first_mut() {
-        let powers = Powers::new(keys.hash);
+        let powers = Powers::<WIDE>::new(keys.hash);
         first(eight, || encrypt(keys.cipher, counters.take(), |_| ()));
         // AES of each eight blocks runs while the multiplier is busy with the eight before them.
         let mut before: &[Block; WIDE] = eight;
@@ -253,17 +243,33 @@ pub(crate) fn add(blocks: &mut [Block], stream: &[__m128i]) {
 }
 
 /// The last powers of the hash key, each with the sum of its halves for Karatsuba's middle product.
-struct Powers([(__m128i, __m128i); WIDE]);
+struct Powers<const N: usize>([(__m128i, __m128i); N]);
 
-impl Powers {
+impl<const N: usize> Powers<N> {
     #[inline]
     #[target_feature(enable = "sse2")]
     fn new(key: &HashKey) -> Self {
-        let mut powers = [(_mm_setzero_si128(), _mm_setzero_si128()); WIDE];
-        for (slot, power) in powers.iter_mut().zip(&key.powers()[POWERS - WIDE..]) {
+        let mut powers = [(_mm_setzero_si128(), _mm_setzero_si128()); N];
+        for (slot, power) in powers.iter_mut().zip(&key.powers()[POWERS - N..]) {
             *slot = folded(power);
         }
         Self(powers)
+    }
+
+    /// Absorbs a group. What is added to the sum so far comes last, so that nothing waits for that.
+    #[inline]
+    #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
+    fn absorb(&self, sum: __m128i, first: __m128i, others: impl Iterator<Item = __m128i>) -> __m128i {
+        let mut products = Products::new(_mm_setzero_si128());
+        let mut powers = self.0.iter();
+        let power = powers.next();
+        for (block, power) in others.zip(powers) {
+            products.add(block, power);
+        }
+        if let Some(power) = power {
+            products.add(_mm_xor_si128(first, sum), power);
+        }
+        products.reduce()
     }
 }
 
@@ -371,6 +377,15 @@ fn load_once(block: &SharedBlock) -> __m128i {
         asm!("movdqu {x}, [{from}]", x = lateout(xmm_reg) x, from = in(reg) block,
             options(readonly, nostack, preserves_flags))
     };
+    x
+}
+
+/// Copies a block, reading it once.
+#[inline]
+#[target_feature(enable = "sse2")]
+fn copy_block(from: &SharedBlock, to: &mut Block) -> __m128i {
+    let x = load_once(from);
+    store(to, x);
     x
 }
 

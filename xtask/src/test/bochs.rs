@@ -64,6 +64,7 @@ fn boot(dir: &Path, arguments: &str) -> Result<String> {
     fs::create_dir_all(dir)?;
     let (disc, serial) = (disc(dir, arguments)?, dir.join("serial.log"));
     let configuration = dir.join("bochsrc");
+    // No sound: where there is no card for it, Bochs may end itself over it.
     fs::write(
         &configuration,
         format!(
@@ -75,6 +76,7 @@ fn boot(dir: &Path, arguments: &str) -> Result<String> {
              memory: guest=1024, host=1024\n\
              ata0-master: type=cdrom, path={}, status=inserted\n\
              boot: cdrom\n\
+             sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
              com1: enabled=1, mode=file, dev={}\n\
              log: {}\n\
              panic: action=fatal\n",

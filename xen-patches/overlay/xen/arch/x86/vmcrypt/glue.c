@@ -39,9 +39,10 @@ void vmc_c_panic(void)
 }
 
 /*
- * A page of this CPU that no domain can map.  Guest data is copied here once,
- * then judged and encrypted, so that the guest cannot change it in between and
- * no frame that dom0 may still see through a stale TLB entry ever holds it.
+ * A page of this CPU that no domain can map.  Guest data is read once, into
+ * here: plain pages to be judged, private ones while they are encrypted.  So the
+ * guest cannot change it in between, and no frame that dom0 may still see
+ * through a stale TLB entry ever holds it.
  */
 static void **__read_mostly scratch;
 

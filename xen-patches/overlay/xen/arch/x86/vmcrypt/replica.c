@@ -201,7 +201,8 @@ int __init vmcrypt_replica_init(void)
 {
     unsigned int i, size = opt_pool ?: POOL_BATCHES + total_pages / 512;
 
-    size += CACHED * nr_cpu_ids;
+    /* More than the machine has frames is asked for by mistake. */
+    size = min_t(unsigned long, size, total_pages) + CACHED * nr_cpu_ids;
 
     vmcrypt_replica_owner = domain_create(DOMID_VMCRYPT, NULL, 0);
     if ( IS_ERR(vmcrypt_replica_owner) )

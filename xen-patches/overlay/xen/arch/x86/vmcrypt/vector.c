@@ -30,10 +30,15 @@ boolean_param("vmcrypt-vector-canary", opt_canary);
 #define opt_canary false
 #endif
 
+/* Sets of registers, each with all that those before it have. */
+enum width { XMM, YMM, LOW_ZMM, ZMM };
+
 struct vector_state {
     uint8_t registers[32 * 64] __aligned(64);
     uint64_t xcr0;
     unsigned int backend; /* the borrower, VMC_BACKEND_PORTABLE if there is none */
+    enum width width; /* of what was saved */
+    bool idle; /* upper halves were known not to be in use */
     bool ts;
 };
 /* Of every CPU, where they can be reached when CPUs are gone. */
@@ -42,27 +47,52 @@ static struct vector_state *__read_mostly vector_states;
 #define XCR0_512 (XSTATE_FP_SSE | X86_XCR0_YMM | X86_XCR0_OPMASK | \
                   X86_XCR0_ZMM | X86_XCR0_HI_ZMM)
 
-/*
- * Guests may use zmm registers.  Whoever writes a ymm register clears the rest of
- * the zmm register, whatever XCR0 says, and a guest may have had something there
- * before it changed XCR0.  Decided once: every CPU has the same registers.
- */
-static bool __ro_after_init has_zmm;
+/* What XCR0 must admit for a set. */
+static const uint64_t admits[] = {
+    [XMM] = 0, /* legacy SSE encodings depend on no bit of it */
+    [YMM] = XSTATE_FP_SSE | X86_XCR0_YMM,
+    [LOW_ZMM] = XCR0_512,
+    [ZMM] = XCR0_512,
+};
 
-uint64_t vmcrypt_vector_xcr0(unsigned int backend)
+/*
+ * The first sixteen as wide as guests may use them.  Whoever writes a ymm register
+ * clears the rest of the zmm register, whatever XCR0 says, and a guest may have had
+ * something there before it changed XCR0.  Decided once: all CPUs have the same.
+ */
+static enum width __ro_after_init whole;
+
+static enum width lent_to(unsigned int backend)
 {
     switch ( backend )
     {
     case VMC_BACKEND_AVX512:
-        return XCR0_512;
+        return ZMM;
 
     case VMC_BACKEND_AVX2:
     case VMC_BACKEND_HALVES:
-        return has_zmm ? XCR0_512 : XSTATE_FP_SSE | X86_XCR0_YMM;
+        return whole == XMM ? YMM : whole;
     }
 
-    /* Legacy SSE encodings depend on no bit of it. */
-    return 0;
+    return XMM;
+}
+
+uint64_t vmcrypt_vector_xcr0(unsigned int backend)
+{
+    return admits[lent_to(backend)];
+}
+
+/*
+ * Upper halves that are in use, if only with zeros, are kept by SSE instructions,
+ * which on Intel's CPUs take more than twice as long for it.  So AES-NI gets
+ * registers in which they are not, and guests get none back in which they are
+ * that were not so before.  This is whether upper halves are known to be `used`
+ * or, if it is false, not to be.
+ */
+static bool upper_halves(bool used)
+{
+    return cpu_has_xgetbv1 &&
+           used == !!(xgetbv(1) & (X86_XCR0_YMM | X86_XCR0_ZMM));
 }
 
 #define EACH_OF_16(insn) \
@@ -72,60 +102,58 @@ uint64_t vmcrypt_vector_xcr0(unsigned int backend)
     "24,25,26,27,28,29,30,31\n\t" insn "\n\t.endr"
 
 /* By hand: XSAVEC and XRSTOR of the same registers take three times as long. */
-static size_t save(unsigned int backend, uint8_t *to)
+static void save(enum width width, uint8_t *to)
 {
-    switch ( backend )
+    switch ( width )
     {
-    case VMC_BACKEND_AVX512:
+    case ZMM:
         asm volatile ( EACH_OF_32("vmovdqu64 %%zmm\\n, \\n*64(%0)")
                        :: "r" (to) : "memory" );
-        return 32 * 64;
+        break;
 
-    case VMC_BACKEND_AVX2:
-    case VMC_BACKEND_HALVES:
-        if ( has_zmm )
-        {
-            asm volatile ( EACH_OF_16("vmovdqu64 %%zmm\\n, \\n*64(%0)")
-                           :: "r" (to) : "memory" );
-            return 16 * 64;
-        }
+    case LOW_ZMM:
+        asm volatile ( EACH_OF_16("vmovdqu64 %%zmm\\n, \\n*64(%0)")
+                       :: "r" (to) : "memory" );
+        break;
+
+    case YMM:
         asm volatile ( EACH_OF_16("vmovdqu %%ymm\\n, \\n*32(%0)")
                        :: "r" (to) : "memory" );
-        return 16 * 32;
+        break;
 
-    default:
+    case XMM:
         asm volatile ( EACH_OF_16("movups %%xmm\\n, \\n*16(%0)")
                        :: "r" (to) : "memory" );
-        return 16 * 16;
+        break;
     }
 }
 
-static size_t load(unsigned int backend, const uint8_t *from)
+static size_t load(enum width width, const uint8_t *from)
 {
-    switch ( backend )
+    switch ( width )
     {
-    case VMC_BACKEND_AVX512:
+    case ZMM:
         asm volatile ( EACH_OF_32("vmovdqu64 \\n*64(%0), %%zmm\\n")
                        :: "r" (from) : "memory" );
         return 32 * 64;
 
-    case VMC_BACKEND_AVX2:
-    case VMC_BACKEND_HALVES:
-        if ( has_zmm )
-        {
-            asm volatile ( EACH_OF_16("vmovdqu64 \\n*64(%0), %%zmm\\n")
-                           :: "r" (from) : "memory" );
-            return 16 * 64;
-        }
+    case LOW_ZMM:
+        asm volatile ( EACH_OF_16("vmovdqu64 \\n*64(%0), %%zmm\\n")
+                       :: "r" (from) : "memory" );
+        return 16 * 64;
+
+    case YMM:
         asm volatile ( EACH_OF_16("vmovdqu \\n*32(%0), %%ymm\\n")
                        :: "r" (from) : "memory" );
         return 16 * 32;
 
-    default:
+    case XMM:
         asm volatile ( EACH_OF_16("movups \\n*16(%0), %%xmm\\n")
                        :: "r" (from) : "memory" );
         return 16 * 16;
     }
+
+    return 0;
 }
 
 void vmcrypt_vector_enter(void)
@@ -133,7 +161,7 @@ void vmcrypt_vector_enter(void)
     struct vector_state *s = &vector_states[smp_processor_id()];
     /* Rust may read a lower one, if a CPU came that lacks this. */
     unsigned int backend = ACCESS_ONCE(vmcrypt_backend);
-    uint64_t xcr0 = vmcrypt_vector_xcr0(backend);
+    enum width width = lent_to(backend);
 
     if ( backend == VMC_BACKEND_PORTABLE )
         return;
@@ -148,31 +176,38 @@ void vmcrypt_vector_enter(void)
 
     s->ts = read_cr0() & X86_CR0_TS;
     clts();
-    if ( xcr0 )
+    if ( width == XMM && upper_halves(true) )
+        width = whole;
+    if ( admits[width] )
     {
         s->xcr0 = get_xcr0();
         /* Both values are valid, and the machine has the bits of the second. */
-        if ( !set_xcr0(s->xcr0 | xcr0) )
+        if ( !set_xcr0(s->xcr0 | admits[width]) )
             BUG();
     }
-    save(backend, s->registers);
+    s->idle = upper_halves(false);
+    save(width, s->registers);
+    if ( backend == VMC_BACKEND_AESNI && width != XMM )
+        asm volatile ( "vzeroupper" );
+    s->width = width;
     s->backend = backend;
 }
 
 void vmcrypt_vector_leave(void)
 {
     struct vector_state *s = &vector_states[smp_processor_id()];
-    unsigned int backend = s->backend;
 
-    if ( backend == VMC_BACKEND_PORTABLE )
+    if ( s->backend == VMC_BACKEND_PORTABLE )
         return;
 
     if ( opt_canary )
         s->registers[0] ^= 1;
-    memset(s->registers, 0, load(backend, s->registers));
+    memset(s->registers, 0, load(s->width, s->registers));
+    if ( s->width != XMM && s->idle )
+        asm volatile ( "vzeroupper" );
     s->backend = VMC_BACKEND_PORTABLE;
     /* Takes nothing from the registers: what XCR0 hides is kept. */
-    if ( vmcrypt_vector_xcr0(backend) && !set_xcr0(s->xcr0) )
+    if ( admits[s->width] && !set_xcr0(s->xcr0) )
         BUG();
     if ( s->ts )
         stts();
@@ -200,7 +235,10 @@ static int __init cf_check vmcrypt_vector_init(void)
     vector_states = xzalloc_array(struct vector_state, nr_cpu_ids);
     if ( !vector_states )
         panic("VMCrypt: no memory to save vector registers\n");
-    has_zmm = cpu_has_avx512f && !(XCR0_512 & ~xfeature_mask);
+    if ( cpu_has_avx512f && !(XCR0_512 & ~xfeature_mask) )
+        whole = LOW_ZMM;
+    else if ( cpu_has_avx && !(admits[YMM] & ~xfeature_mask) )
+        whole = YMM;
 
     return 0;
 }
