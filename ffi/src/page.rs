@@ -183,7 +183,7 @@ pub unsafe extern "C" fn vmc_page_end(domain: *mut VmcDomain, ticket: *mut VmcTi
     } else {
         let own = domain.accounts();
         own.control
-            .end_page(ticket.tweak.pfn, plain, ticket.tag, own.exported, own.tags);
+            .end_page(ticket.tweak.pfn, plain, &ticket.tag, own.exported, own.tags);
     }
     ticket.tag.0.zeroize();
     verdict(host::intact())

@@ -206,7 +206,7 @@ impl Domain {
         &mut self,
         pfn: Pfn,
         plain: bool,
-        tag: PageTag,
+        tag: &PageTag,
         exported: PfnSet<'_>,
         tags: &mut [PageTag],
     ) {
@@ -219,7 +219,7 @@ impl Domain {
         if !exported.insert(pfn) {
             digest.remove(slot);
         }
-        *slot = tag;
+        slot.0.copy_from_slice(&tag.0);
         digest.add(slot);
     }
 

@@ -107,7 +107,7 @@ impl Guest {
         let exported = PfnSet::new(&self.words);
         let tag = PageTag([content; 16]);
         self.domain
-            .end_page(Pfn(pfn), Self::is_plain(pfn), tag, exported, &mut self.tags);
+            .end_page(Pfn(pfn), Self::is_plain(pfn), &tag, exported, &mut self.tags);
     }
 
     fn end_fresh(&mut self, pfn: u64, content: u8) {

@@ -85,9 +85,9 @@ uint64_t vmcrypt_vector_xcr0(unsigned int backend)
 /*
  * Upper halves that are in use, if only with zeros, are kept by SSE instructions,
  * which on Intel's CPUs take more than twice as long for it.  So AES-NI gets
- * registers in which they are not, and guests get none back in which they are
- * that were not so before.  This is whether upper halves are known to be `used`
- * or, if it is false, not to be.
+ * registers in which none are in use, and a guest that had none in use has none
+ * afterwards.  This is whether upper halves are known to be `used` or, if it is
+ * false, not to be.
  */
 static bool upper_halves(bool used)
 {
@@ -215,8 +215,14 @@ void vmcrypt_vector_leave(void)
 
 void vmcrypt_cpu_stops(void)
 {
-    if ( vector_states )
-        vmc_backend_wipe(vector_states[smp_processor_id()].backend);
+    struct vector_state *s;
+
+    if ( !vector_states )
+        return;
+
+    s = &vector_states[smp_processor_id()];
+    vmc_backend_wipe(s->backend);
+    vmcrypt_wipe(s->registers, sizeof(s->registers));
 }
 
 void vmcrypt_vector_wipe(void)
