@@ -61,7 +61,7 @@ fuzz_target!(|bytes: &[u8]| {
             2 | 3 => {
                 if let Some(page) = in_flight.pop() {
                     let tag = PageTag([content; 16]);
-                    domain.end_page(Pfn(page), is_plain(page), tag, exported, &mut tags);
+                    domain.end_page(Pfn(page), is_plain(page), &tag, exported, &mut tags);
                     if page < PFNS {
                         model.exported.insert(page, tag);
                     }
