@@ -223,10 +223,10 @@ fn idle() -> bool {
 
 /// An instruction for each of 16 registers.
 macro_rules! each_of_16 {
-    ($($part:expr),+) => {
+    ($instruction:literal) => {
         concat!(
             ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n",
-            $($part),+,
+            $instruction,
             "\n.endr"
         )
     };
@@ -234,10 +234,10 @@ macro_rules! each_of_16 {
 
 /// An instruction for each of 32 registers.
 macro_rules! each_of_32 {
-    ($($part:expr),+) => {
+    ($instruction:literal) => {
         concat!(
             ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n",
-            $($part),+,
+            $instruction,
             "\n.endr"
         )
     };

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "checks.h"
 #include "guest.h"
+#include "backends.h"
 
 /* States by the numbers that cross the boundary. */
 enum { BUILDING = 1, SEALING, RUNNING, SUSPENDED, DYING, REFUSED };
@@ -344,10 +345,6 @@ static void backend(const char *name, uint32_t number, bool possible)
 
 int main(void)
 {
-    bool ni = __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
-    bool halves = ni && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("vaes");
-    bool avx2 = halves && __builtin_cpu_supports("vpclmulqdq");
-
     group_name = "refusals";
     texts();
     end_of_group();
@@ -357,10 +354,6 @@ int main(void)
     group_name = "owners' keys";
     keys();
     end_of_group();
-    backend("portable", VMC_BACKEND_PORTABLE, true);
-    backend("AES-NI", VMC_BACKEND_AESNI, ni);
-    backend("256 bits, in halves", VMC_BACKEND_HALVES, halves);
-    backend("256 bits", VMC_BACKEND_AVX2, avx2);
-    backend("512 bits", VMC_BACKEND_AVX512, avx2 && __builtin_cpu_supports("avx512vl"));
+    each_backend(backend);
     return end_of_program();
 }

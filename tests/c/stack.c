@@ -8,6 +8,7 @@
 
 #include "checks.h"
 #include "guest.h"
+#include "backends.h"
 
 static uint64_t stack[8192] __attribute__((aligned(64)));
 static ucontext_t here, there;
@@ -180,15 +181,7 @@ static void backend(const char *name, uint32_t number, bool possible)
 
 int main(void)
 {
-    bool ni = __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
-    bool halves = ni && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("vaes");
-    bool avx2 = halves && __builtin_cpu_supports("vpclmulqdq");
-
     records();
-    backend("portable code", VMC_BACKEND_PORTABLE, true);
-    backend("AES-NI", VMC_BACKEND_AESNI, ni);
-    backend("256 bits, in halves", VMC_BACKEND_HALVES, halves);
-    backend("256 bits", VMC_BACKEND_AVX2, avx2);
-    backend("512 bits", VMC_BACKEND_AVX512, avx2 && __builtin_cpu_supports("avx512vl"));
+    each_backend(backend);
     return end_of_program();
 }

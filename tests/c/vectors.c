@@ -18,6 +18,8 @@
 #define PAGE_SIZE 4096
 #include <xen/vmcrypt-rust.h>
 
+#include "backends.h"
+
 /* --- What Xen has ------------------------------------------------------- */
 
 /* Instead of private.h. */
@@ -289,10 +291,15 @@ static unsigned int lend_of_each(unsigned int backend, unsigned int count, size_
     return most;
 }
 
-static void backend(const char *name, unsigned int number, unsigned int count, size_t width,
-                    bool possible, bool registers)
+static void backend(const char *name, uint32_t number, bool possible)
 {
-    if ( registers )
+    const bool low = number == VMC_BACKEND_AESNI, high = number == VMC_BACKEND_AVX512;
+    const unsigned int count = high ? 32 : 16;
+    const size_t width = low ? 16 : high ? 64 : 32;
+
+    if ( number == VMC_BACKEND_PORTABLE )
+        return;
+    if ( low || (__builtin_cpu_supports("avx2") && (!high || __builtin_cpu_supports("avx512f"))) )
     {
         check("cleared registers come back", name, lend_of_each(number, count, width, CLEAR) == 0);
         check("a CPU that stops leaves none", name, lend_of_each(number, count, width, STOP) == 0);
@@ -312,10 +319,6 @@ static void backend(const char *name, unsigned int number, unsigned int count, s
 int main(void)
 {
     static const struct registers pattern = { .bytes = { [20] = 1, [40] = 1 } };
-    bool ni = __builtin_cpu_supports("aes") && __builtin_cpu_supports("pclmul");
-    bool ymm = __builtin_cpu_supports("avx2"), zmm = __builtin_cpu_supports("avx512f");
-    bool halves = ni && ymm && __builtin_cpu_supports("vaes");
-    bool avx2 = halves && __builtin_cpu_supports("vpclmulqdq");
 
     cpu_has_xgetbv1 = has_xgetbv1();
     vmcrypt_vector_init();
@@ -329,10 +332,7 @@ int main(void)
     }
     if ( !tracked )
         puts("SKIP  vectors: this CPU does not tell whether upper halves are used");
-    backend("AES-NI", VMC_BACKEND_AESNI, 16, 16, ni, true);
-    backend("256 bits, in halves", VMC_BACKEND_HALVES, 16, 32, halves, ymm);
-    backend("256 bits", VMC_BACKEND_AVX2, 16, 32, avx2, ymm);
-    backend("512 bits", VMC_BACKEND_AVX512, 32, 64, avx2 && __builtin_cpu_supports("avx512vl"), zmm);
+    each_backend(backend);
     printf("%u passed, %u failed\n", passed_count, failed_count);
     return failed_count != 0;
 }

@@ -154,11 +154,8 @@ fn xctr_then_hash(keys: Keys<'_>, start: &Block, acc: &mut Block, blocks: &mut [
             add(eight, &stream);
             before = eight;
         }
-        let mut products = Products::new(sum);
-        for (block, power) in before.iter().zip(&powers.0) {
-            products.add(load(block), power);
-        }
-        sum = products.reduce();
+        let [first, others @ ..] = before;
+        sum = powers.absorb(sum, load(first), others.iter().map(|block| load(block)));
         if !rest.is_empty() {
             add(rest, &encrypt(keys.cipher, counters.take::<WIDE>(), |_| ()));
         }
