@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let options = options(&cases, args)?;
-    let tally = run_cases(&cases, &options)?;
+    let tally = run_cases(&cases, &options)?.tally;
     if tally.failed > 0 {
         bail!("{} of {} cases failed", tally.failed, cases.len());
     }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::builder::PossibleValuesParser;
-use vmcrypt_e2e::Options;
+use vmcrypt_e2e::{Options, Outcome};
 use vmcrypt_host::{
     Tally, cmd, hostpkg, paths,
     progress::{Step, seconds},
@@ -69,7 +69,7 @@ struct Section {
     needs: &'static [&'static str],
     /// Whether it boots virtual machines.
     slow: bool,
-    run: fn(&Args) -> Result<Tally>,
+    run: fn(&Args) -> Result<Outcome>,
 }
 
 const SECTIONS: &[Section] = &[
@@ -77,7 +77,7 @@ const SECTIONS: &[Section] = &[
         name: "lint",
         needs: &[],
         slow: false,
-        run: |_| lint::all(),
+        run: |_| counted(lint::all()),
     },
     Section {
         name: "header",
@@ -91,35 +91,35 @@ const SECTIONS: &[Section] = &[
         slow: false,
         run: |_| {
             hostpkg::ensure(bench::PACKAGES)?;
-            cargo_test(
+            counted(cargo_test(
                 "native",
                 &["--workspace", "--no-fail-fast", "--features", bench::FEATURE],
-            )
+            ))
         },
     },
     Section {
         name: "c-harness",
         needs: &[],
         slow: false,
-        run: |_| harness::run(),
+        run: |_| counted(harness::run()),
     },
     Section {
         name: "miri",
         needs: &[],
         slow: false,
-        run: |_| miri::run(),
+        run: |_| counted(miri::run()),
     },
     Section {
         name: "fuzzing",
         needs: &[],
         slow: false,
-        run: fuzz::run,
+        run: |args| counted(fuzz::run(args)),
     },
     Section {
         name: "gate-canaries",
         needs: &[],
         slow: false,
-        run: |_| link_gate::self_test(),
+        run: |_| counted(link_gate::self_test()),
     },
     Section {
         name: "xen-stock",
@@ -143,37 +143,37 @@ const SECTIONS: &[Section] = &[
         name: "link-gate",
         needs: &["xen"],
         slow: false,
-        run: |_| link_gate::gate(),
+        run: |_| counted(link_gate::gate()),
     },
     Section {
         name: "constant-time",
         needs: &["xen"],
         slow: false,
-        run: |_| constant_time::run(),
+        run: |_| counted(constant_time::run()),
     },
     Section {
         name: "stack",
         needs: &["xen"],
         slow: false,
-        run: |_| stack::run(),
+        run: |_| counted(stack::run()),
     },
     Section {
         name: "instructions",
         needs: &["xen"],
         slow: false,
-        run: |_| instructions::gate(),
+        run: |_| counted(instructions::gate()),
     },
     Section {
         name: "xen-off",
         needs: &["xen-stock"],
         slow: false,
-        run: |_| xen::off::run(),
+        run: |_| counted(xen::off::run()),
     },
     Section {
         name: "bochs",
         needs: &["xen"],
         slow: true,
-        run: |_| bochs::run(),
+        run: |_| counted(bochs::run()),
     },
     Section {
         name: "image",
@@ -194,6 +194,8 @@ const SECTIONS: &[Section] = &[
 struct Report {
     lines: Vec<(&'static str, Tally, Duration)>,
     failed: BTreeSet<&'static str>,
+    /// End-to-end cases for which there was no time left.
+    late: Vec<&'static str>,
 }
 
 impl Report {
@@ -201,32 +203,40 @@ impl Report {
         let start = Instant::now();
         println!("\n== {}", section.name);
         let broken = section.needs.iter().find(|name| self.failed.contains(**name));
-        let tally = match broken {
+        let Outcome { tally, late } = match broken {
             Some(name) => {
                 println!("SKIP  it needs the section \"{name}\", which failed");
                 self.failed.insert(section.name);
-                Tally::SKIP
+                Tally::SKIP.into()
             }
             None if section.slow && args.quick => {
                 println!("SKIP  --quick");
-                Tally::SKIP
+                Tally::SKIP.into()
             }
             None => (section.run)(args).unwrap_or_else(|error| {
                 println!("FAIL  {error:#}");
-                Tally::FAIL
+                Tally::FAIL.into()
             }),
         };
+        self.late.extend(late);
         if tally.failed > 0 {
             self.failed.insert(section.name);
         }
         self.lines.push((section.name, tally, start.elapsed()));
     }
 
-    /// The table of sections; its last line is the total.
+    /// The table of sections and what there was no time for; its last line is the total.
     fn print(&self) -> Tally {
         println!();
         for (name, tally, time) in &self.lines {
             println!("{name:<24}{:>14}   {tally}", seconds(*time));
+        }
+        if !self.late.is_empty() {
+            println!(
+                "{} end-to-end cases skipped, there was no time left: {}",
+                self.late.len(),
+                self.late.join(", ")
+            );
         }
         let total = self.lines.iter().map(|(_, tally, _)| *tally).sum();
         println!("{total}");
@@ -234,11 +244,15 @@ impl Report {
     }
 }
 
-fn passed(result: Result<()>) -> Result<Tally> {
-    result.map(|()| Tally::PASS)
+fn counted(result: Result<Tally>) -> Result<Outcome> {
+    result.map(Outcome::from)
 }
 
-fn built(flavour: Flavour) -> Result<Tally> {
+fn passed(result: Result<()>) -> Result<Outcome> {
+    result.map(|()| Tally::PASS.into())
+}
+
+fn built(flavour: Flavour) -> Result<Outcome> {
     passed(xen::build(flavour).map(drop))
 }
 
@@ -285,7 +299,7 @@ fn count(log: &Path) -> Result<Tally> {
         .sum())
 }
 
-fn e2e(args: &Args) -> Result<Tally> {
+fn e2e(args: &Args) -> Result<Outcome> {
     let options = Options {
         stock: Flavour::Stock.dir().join("xen"),
         vmcrypt: Flavour::Product.dir().join("xen"),
@@ -330,13 +344,13 @@ mod tests {
             name: "b",
             needs: &["a"],
             slow: false,
-            run: |_| Ok(Tally::PASS),
+            run: |_| Ok(Tally::PASS.into()),
         };
         let stands = Section {
             name: "c",
             needs: &[],
             slow: false,
-            run: |_| Ok(Tally::PASS),
+            run: |_| Ok(Tally::PASS.into()),
         };
         for section in [&fails, &needs, &stands] {
             report.run(section, &Args::default());

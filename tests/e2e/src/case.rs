@@ -32,6 +32,11 @@ impl Case {
         }
     }
 
+    /// Whether it shows that a detector trips, and not that VMCrypt holds.
+    pub fn is_control(&self) -> bool {
+        self.name.starts_with("canary-")
+    }
+
     /// The hypervisors that must have been built.
     pub fn hypervisors(&self) -> Vec<Hypervisor> {
         match self.body {
@@ -117,14 +122,16 @@ pub enum Problem {
     Error(anyhow::Error),
     /// It cannot be run here.
     Skip(String),
+    /// The time for cases was used up before it began.
+    Late,
 }
 
 impl Problem {
     /// For callers to whom every reason is just an error.
     pub fn into_error(self) -> anyhow::Error {
         match self {
-            Problem::Fail(why) | Problem::Skip(why) => anyhow::Error::msg(why),
             Problem::Error(error) => error,
+            other => anyhow::Error::msg(other.to_string()),
         }
     }
 }
@@ -133,6 +140,9 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Problem::Fail(why) | Problem::Skip(why) => f.write_str(why),
+            Problem::Late => {
+                f.write_str("the time for end-to-end cases is used up; `cargo xtask e2e` runs them all")
+            }
             Problem::Error(error) => write!(f, "{error:#}"),
         }
     }

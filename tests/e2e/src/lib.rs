@@ -11,4 +11,4 @@ pub mod guest;
 pub mod ram;
 mod runner;
 
-pub use runner::{Options, boot, run, select};
+pub use runner::{Options, Outcome, boot, run, select};

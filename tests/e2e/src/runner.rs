@@ -47,36 +47,54 @@ pub fn select(names: &[String]) -> Result<Vec<&'static Case>> {
         .collect())
 }
 
-/// Runs cases and prints a line for each. One machine per CPU of this one runs at a time; cases that
-/// bring their own machines, or measure, come last and alone.
-pub fn run(selected: &[&'static Case], options: &Options) -> Result<Tally> {
-    let image = Image::ensure()?;
-    let (free, mut shared): (Vec<_>, Vec<_>) = selected
-        .iter()
-        .copied()
-        .partition(|case| case.machine().is_none());
-    // Stable: within one boot the order of the table stays.
-    shared.sort_by_key(|case| case.machine());
-    let queue = Queue {
-        waiting: Mutex::new(shared),
-        tally: Mutex::default(),
-        options,
-        image: &image,
-    };
-    let lanes = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_LANES));
-    thread::scope(|scope| {
-        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(|| queue.lane())).collect();
-        lanes
-            .into_iter()
-            .try_for_each(|lane| lane.join().expect("a lane returns its errors"))
-    })?;
-    for case in free {
-        let Body::Free(_, body) = case.body else { continue };
-        queue.judge(case, |_| body(&image, options))?;
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Verdicts, counted.
+    pub tally: Tally,
+    /// Cases for which there was no time left.
+    pub late: Vec<&'static str>,
+}
+
+impl From<Tally> for Outcome {
+    fn from(tally: Tally) -> Self {
+        Self {
+            tally,
+            late: Vec::new(),
+        }
     }
-    let tally = queue.tally.into_inner().expect("no lane panicked");
-    println!("{tally}");
-    Ok(tally)
+}
+
+/// Runs cases and prints a line for each.
+///
+/// What runs on VMCrypt comes before the controls on stock Xen, so that a run which ends early has shown what it could of
+/// what matters; among equals the order is that of the table. One machine per CPU of this one runs at a time; cases that
+/// bring their own machines follow, alone.
+pub fn run(selected: &[&'static Case], options: &Options) -> Result<Outcome> {
+    let image = Image::ensure()?;
+    let mut outcome = Outcome::default();
+    let (controls, judged): (Vec<_>, Vec<_>) = selected.iter().copied().partition(|case| case.is_control());
+    for part in [judged, controls] {
+        let (free, shared) = part.into_iter().partition(|case| case.machine().is_none());
+        let queue = Queue {
+            waiting: Mutex::new(by_machine(shared)),
+            outcome: Mutex::new(outcome),
+            options,
+            image: &image,
+        };
+        queue.run(free)?;
+        outcome = queue.outcome.into_inner().expect("no lane panicked");
+    }
+    println!("{}", outcome.tally);
+    Ok(outcome)
+}
+
+/// Cases for one machine together; machines in the order in which the cases first ask for them.
+fn by_machine(mut cases: Vec<&'static Case>) -> Vec<&'static Case> {
+    let order: Vec<_> = cases.iter().map(|case| case.machine()).collect();
+    // Stable: within one boot the order of the table stays.
+    cases.sort_by_key(|case| order.iter().position(|machine| *machine == case.machine()));
+    cases
 }
 
 /// Machines that run at once, at most; each takes some 3 GiB of memory.
@@ -85,12 +103,28 @@ const MAX_LANES: usize = 4;
 /// The cases that no lane has begun yet, and what came out of the others.
 struct Queue<'a> {
     waiting: Mutex<Vec<&'static Case>>,
-    tally: Mutex<Tally>,
+    outcome: Mutex<Outcome>,
     options: &'a Options,
     image: &'a Image,
 }
 
 impl Queue<'_> {
+    /// Runs all cases that wait, then those that bring their own machines.
+    fn run(&self, free: Vec<&'static Case>) -> Result<()> {
+        let lanes = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_LANES));
+        thread::scope(|scope| {
+            let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(|| self.lane())).collect();
+            lanes
+                .into_iter()
+                .try_for_each(|lane| lane.join().expect("a lane returns its errors"))
+        })?;
+        for case in free {
+            let Body::Free(_, body) = case.body else { continue };
+            self.judge(case, |_| body(self.image, self.options))?;
+        }
+        Ok(())
+    }
+
     /// Runs cases until none is left, on the machine that is up as long as there are cases for it.
     fn lane(&self) -> Result<()> {
         let mut running: Option<(Config, Dom0)> = None;
@@ -125,7 +159,7 @@ impl Queue<'_> {
     }
 
     /// Runs one case, prints its line, keeps its verdict.
-    fn judge(&self, case: &Case, body: impl FnOnce(&Path) -> Verdict) -> Result<()> {
+    fn judge(&self, case: &'static Case, body: impl FnOnce(&Path) -> Verdict) -> Result<()> {
         let start = Instant::now();
         let dir = paths::target_subdir("testbed/logs")?.join(case.name);
         let _ = fs::remove_dir_all(&dir);
@@ -133,8 +167,7 @@ impl Queue<'_> {
         let verdict = if self.options.skip_on_demand && cases::ON_DEMAND.contains(&case.name) {
             Err(Problem::Skip("a measurement, or long; run it by name".to_owned()))
         } else if self.options.until.is_some_and(|end| start > end) {
-            let why = "the time for end-to-end cases is used up; `cargo xtask e2e` runs them all";
-            Err(Problem::Skip(why.to_owned()))
+            Err(Problem::Late)
         } else {
             body(&dir)
         };
@@ -143,7 +176,7 @@ impl Queue<'_> {
             Ok(evidence) => ("ok", Tally::PASS, evidence.clone()),
             Err(problem @ Problem::Fail(_)) => ("FAIL", Tally::FAIL, problem.to_string()),
             Err(problem @ Problem::Error(_)) => ("ERROR", Tally::FAIL, problem.to_string()),
-            Err(problem @ Problem::Skip(_)) => ("SKIP", Tally::SKIP, problem.to_string()),
+            Err(problem @ (Problem::Skip(_) | Problem::Late)) => ("SKIP", Tally::SKIP, problem.to_string()),
         };
         println!(
             "{word:<5} {:<24} {time:>8}  {}",
@@ -151,7 +184,11 @@ impl Queue<'_> {
             text.replace('\n', " | ")
         );
         fs::write(dir.join("verdict"), format!("{word}\n{text}\n"))?;
-        *self.tally.lock().expect("no lane panicked") += one;
+        let mut outcome = self.outcome.lock().expect("no lane panicked");
+        outcome.tally += one;
+        if matches!(verdict, Err(Problem::Late)) {
+            outcome.late.push(case.name);
+        }
         Ok(())
     }
 }
@@ -209,4 +246,30 @@ fn attempt(dom0: &mut Dom0, body: fn(&mut Dom0) -> Verdict, dir: &Path) -> Verdi
     // The case is only good if it left a healthy machine behind.
     dom0.clean()?;
     verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_of_one_machine_stand_together_in_the_order_of_the_table() {
+        let names = ["no-xsave", "canary-image", "save-restore", "off", "five-cycles"].map(str::to_owned);
+        let cases: Vec<_> = names
+            .iter()
+            .flat_map(|name| select(std::slice::from_ref(name)).unwrap())
+            .collect();
+        let sorted: Vec<_> = by_machine(cases).iter().map(|case| case.name).collect();
+        assert_eq!(
+            sorted,
+            ["no-xsave", "canary-image", "save-restore", "five-cycles", "off"]
+        );
+    }
+
+    #[test]
+    fn controls_are_told_apart() {
+        let control = |name: &str| select(&[name.to_owned()]).unwrap()[0].is_control();
+        assert!(["canary-image", "canary-backend"].into_iter().all(control));
+        assert!(!["save-restore", "timing", "off"].into_iter().any(control));
+    }
 }
