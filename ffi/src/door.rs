@@ -5,15 +5,23 @@ use vmcrypt_core::{State, doors};
 
 /// The hypercall that debug keys pass for.
 pub const VMC_DEBUG_KEYS: u32 = 63;
+/// The hypercall that operations of domctl `shadow_op` pass for.
+pub const VMC_SHADOW_OPS: u32 = 61;
 
 // The generator of the C header sees constants of this crate alone.
-const _: () = assert!(VMC_DEBUG_KEYS == doors::KEYS);
+const _: () = assert!(VMC_DEBUG_KEYS == doors::KEYS && VMC_SHADOW_OPS == doors::SHADOW_OPS);
 
 /// Whether `operation` of the hypercall `family` is denied: to dom0 if it concerns a protected domain in `state`, else,
 /// `state` being 0, for the machine.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmc_door_denies(family: u32, operation: u64, state: u32) -> bool {
     doors::denies(family, operation, State::from_number(state))
+}
+
+/// Whether `operation` of the hypercall `family` is denied for every domain, protected or not.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmc_door_denies_all(family: u32, operation: u64) -> bool {
+    doors::denies_all(family, operation)
 }
 
 /// Name of a hypercall for the log: its length, and the characters through `text`.

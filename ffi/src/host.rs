@@ -19,6 +19,8 @@ pub const VMC_OP_HOST_INFO: u32 = 0;
 pub const VMC_OP_DOMAIN_INFO: u32 = 1;
 /// Sub-operation: take a sealed key.
 pub const VMC_OP_KEY_LOAD: u32 = 2;
+/// Mode in which every guest is protected.
+pub const VMC_MODE_STRICT: u32 = 2;
 /// Room for a sealed key.
 pub const KEY_BYTES: usize = 2040;
 /// Slots in the counts of plain pages.
@@ -32,6 +34,7 @@ const _: () = assert!(
         && VMC_OP_HOST_INFO == abi::OP_HOST_INFO
         && VMC_OP_DOMAIN_INFO == abi::OP_DOMAIN_INFO
         && VMC_OP_KEY_LOAD == abi::OP_KEY_LOAD
+        && VMC_MODE_STRICT == abi::MODE_STRICT
         && KEY_BYTES == abi::KEY_BYTES
         && PLAIN_CLASSES == abi::PLAIN_CLASSES
         && REFUSALS == abi::REFUSALS

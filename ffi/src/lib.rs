@@ -18,6 +18,7 @@ pub mod door;
 pub mod host;
 pub mod imports;
 pub mod key;
+pub mod machine;
 pub mod measure;
 pub mod page;
 pub mod plain;

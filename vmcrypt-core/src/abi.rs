@@ -26,13 +26,16 @@ pub const REFUSALS: usize = 48;
 /// Room for a sealed key; the largest is [`crate::sealed_key::MAX`].
 pub const KEY_BYTES: usize = 2040;
 
+/// Every guest is protected.
+pub const MODE_STRICT: u32 = 2;
+
 /// What VMCrypt does on this host.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HostInfo {
     /// [`INTERFACE_VERSION`] of the running hypervisor.
     pub version: u32,
-    /// 0: off, 1: every guest is protected.
+    /// 0: off, 1: every guest of a kind that can be is protected, [`MODE_STRICT`]: and there are no others.
     pub mode: u32,
     /// Page cipher backend: 0 portable, 1 AES-NI with PCLMULQDQ, 2 VAES on 256 bits with PCLMULQDQ, 3 and 4 VAES with
     /// VPCLMULQDQ on 256 and on 512 bits.

@@ -20,6 +20,7 @@ pub mod keyring;
 pub mod keys;
 pub mod known_answer;
 pub mod mac;
+pub mod machine;
 pub mod measure;
 pub mod p2m;
 pub mod policy;

@@ -12,15 +12,33 @@ pub enum Weakness {
     NoInterruptRemapping = 2,
     /// The CPU has L1TF, and dom0 is not kept from using it.
     L1tf = 3,
+    /// Some devices' accesses pass the IOMMU by.
+    UntranslatedDevices = 4,
+    /// The CPU has Meltdown, and a PV domain is not kept from using it.
+    Meltdown = 5,
+    /// Hyperthreads are on, and share buffers of a CPU that leaks them.
+    Hyperthreads = 6,
+    /// The CPU needs more done when dom0 enters Xen than is done.
+    EntryMitigations = 7,
+    /// dom0 samples itself, and Xen's work for it, by performance counters.
+    PerformanceCounters = 8,
+    /// dom0 writes registers of the CPU that set frequency and voltage.
+    FrequencyRegisters = 9,
 }
 
 impl Weakness {
     /// Every one, in numeric order.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 10] = [
         Self::NoIommu,
         Self::Dom0Relaxed,
         Self::NoInterruptRemapping,
         Self::L1tf,
+        Self::UntranslatedDevices,
+        Self::Meltdown,
+        Self::Hyperthreads,
+        Self::EntryMitigations,
+        Self::PerformanceCounters,
+        Self::FrequencyRegisters,
     ];
 
     /// The weakness with this number.
@@ -35,6 +53,12 @@ impl Weakness {
             Self::Dom0Relaxed => "dom0-iommu-relaxed",
             Self::NoInterruptRemapping => "no-interrupt-remapping",
             Self::L1tf => "l1tf",
+            Self::UntranslatedDevices => "untranslated-devices",
+            Self::Meltdown => "meltdown",
+            Self::Hyperthreads => "hyperthreads",
+            Self::EntryMitigations => "entry-mitigations",
+            Self::PerformanceCounters => "performance-counters",
+            Self::FrequencyRegisters => "frequency-registers",
         }
     }
 
@@ -45,13 +69,29 @@ impl Weakness {
                 "no IOMMU in use: dom0 can have its devices read and write every guest's memory; enable VT-d or AMD-Vi"
             }
             Self::Dom0Relaxed => {
-                "dom0's devices can read and write every guest's memory; boot Xen with dom0-iommu=strict"
+                "dom0's devices can read and write guests' memory; boot Xen with dom0-iommu=strict, not map-inclusive"
             }
             Self::NoInterruptRemapping => {
                 "the IOMMU does not remap interrupts: dom0's devices can raise any interrupt; enable it in the firmware"
             }
             Self::L1tf => {
-                "CPU has L1TF: dom0 can read what is in the first level cache; boot Xen with pv-l1tf=dom0 and smt=0"
+                "CPU has L1TF: dom0 can read what is in the first level cache; boot Xen with pv-l1tf=1 and smt=0"
+            }
+            Self::UntranslatedDevices => {
+                "some devices pass the IOMMU by; boot Xen without ats, iommu=no-igfx and amd-iommu-perdev-intremap=0"
+            }
+            Self::Meltdown => "CPU has Meltdown: a PV domain can read all memory; boot Xen with xpti=1",
+            Self::Hyperthreads => {
+                "CPU leaks buffers to the other hyperthread, which may be dom0's; boot Xen with smt=0"
+            }
+            Self::EntryMitigations => {
+                "CPU leaks to dom0, which Xen trusts; boot Xen with spec-ctrl=ibpb-entry,bhb-entry,verw"
+            }
+            Self::PerformanceCounters => {
+                "dom0 can count what Xen does while it encrypts; boot Xen without vpmu"
+            }
+            Self::FrequencyRegisters => {
+                "dom0 sets the CPU's voltage and frequency by itself; boot Xen without cpufreq=dom0-kernel"
             }
         }
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use vmcrypt_core::abi::{self, DomainInfo, HostInfo};
+use vmcrypt_core::abi::{self, DomainInfo, HostInfo, MODE_STRICT};
 use vmcrypt_core::doors::FAMILIES;
 use vmcrypt_core::weakness::Weakness;
 use vmcrypt_core::{PlainClass, Refusal, State};
@@ -180,7 +180,8 @@ fn print_domain(info: &DomainInfo, domain: &Domain) {
 fn mode(host: &HostInfo) -> &'static str {
     match host.mode {
         0 => "off",
-        1 => "every guest is protected",
+        1 => "every PV guest is protected",
+        MODE_STRICT => "every guest is protected, and only such are created",
         _ => "in a mode that this tool does not know",
     }
 }

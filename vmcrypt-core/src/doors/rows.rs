@@ -1,7 +1,7 @@
 //! The rows. One line each: number, name, rule, why; then, if it applies, the part that is meant.
 
-use super::Rule::{Absent, Allowed, Hooked, Host, Never, NotPv, Own, UntilSealed};
-use super::{Door, Family, HYPERCALLS, KEYS, Rule};
+use super::Rule::{Absent, Allowed, Hooked, Host, Never, Nobody, NotPv, Own, UntilSealed};
+use super::{Door, Family, HYPERCALLS, KEYS, Names, Rule, SHADOW_OPS};
 
 const fn row(number: u32, name: &'static str, rule: Rule, why: &'static str) -> Door {
     Door {
@@ -9,11 +9,44 @@ const fn row(number: u32, name: &'static str, rule: Rule, why: &'static str) -> 
         name,
         rule,
         only: "",
+        names: Names::Nothing,
         why,
     }
 }
 
 impl Door {
+    /// It names frames of the machine, which must be a device's.
+    const fn devices(self) -> Self {
+        Self {
+            names: Names::Devices,
+            ..self
+        }
+    }
+
+    /// It names a device's memory that Xen knows already.
+    const fn known(self) -> Self {
+        Self {
+            names: Names::Known,
+            ..self
+        }
+    }
+
+    /// It names I/O ports.
+    const fn ports(self) -> Self {
+        Self {
+            names: Names::Ports,
+            ..self
+        }
+    }
+
+    /// It names frames, whose owner decides.
+    const fn owned(self) -> Self {
+        Self {
+            names: Names::Owned,
+            ..self
+        }
+    }
+
     /// The rule is for this part alone.
     const fn only(self, only: &'static str) -> Self {
         Self { only, ..self }
@@ -25,6 +58,7 @@ impl Door {
 pub const FAMILIES: &[Family] = &[
     Family { number: HYPERCALLS, name: "hypercall", header: "xen.h", prefix: "__HYPERVISOR_", asked: "nowhere: each family below has a place of its own", doors: HYPERCALL },
     Family { number: 36, name: "domctl", header: "domctl.h", prefix: "XEN_DOMCTL_", asked: "`do_domctl()`", doors: DOMCTL },
+    Family { number: SHADOW_OPS, name: "shadow op", header: "domctl.h", prefix: "XEN_DOMCTL_SHADOW_OP_", asked: "domctl `shadow_op`, whose continuation goes on with what was begun", doors: SHADOW },
     Family { number: 35, name: "sysctl", header: "sysctl.h", prefix: "XEN_SYSCTL_", asked: "`do_sysctl()`", doors: SYSCTL },
     Family { number: 7, name: "platform op", header: "platform.h", prefix: "XENPF_", asked: "`do_platform_op()`", doors: PLATFORM },
     Family { number: 12, name: "memory op", header: "memory.h", prefix: "XENMEM_", asked: "where the operation names a domain", doors: MEMORY },
@@ -34,7 +68,7 @@ pub const FAMILIES: &[Family] = &[
     Family { number: 24, name: "vcpu op", header: "vcpu.h", prefix: "VCPUOP_", asked: "nowhere: there is no operation on another domain", doors: VCPU },
     Family { number: 29, name: "sched op", header: "sched.h", prefix: "SCHEDOP_", asked: "in `remote_shutdown`", doors: SCHED },
     Family { number: 32, name: "event channel op", header: "event_channel.h", prefix: "EVTCHNOP_", asked: "nowhere: no operation reads or changes more than event channels", doors: EVENT_CHANNEL },
-    Family { number: 33, name: "physdev op", header: "physdev.h", prefix: "PHYSDEVOP_", asked: "in `map_pirq`", doors: PHYSDEV },
+    Family { number: 33, name: "physdev op", header: "physdev.h", prefix: "PHYSDEVOP_", asked: "in `map_pirq` and `apic_write`", doors: PHYSDEV },
     Family { number: 34, name: "hvm op", header: "hvm/hvm_op.h", prefix: "HVMOP_", asked: "nowhere: Xen looks at the target's kind first", doors: HVM },
     Family { number: 41, name: "dm op", header: "hvm/dm_op.h", prefix: "XEN_DMOP_", asked: "nowhere: `dm_op()` begins by refusing targets that are not HVM", doors: DM },
     Family { number: 40, name: "xenpmu op", header: "pmu.h", prefix: "XENPMU_", asked: "`do_xenpmu_op()`", doors: PMU },
@@ -105,9 +139,9 @@ const DOMCTL: &[Door] = &[
     row(4, "unpausedomain", Hooked, "the first one verifies, decrypts and seals"),
     row(5, "getdomaininfo", Allowed, "sizes, times, flags and the place of shared_info: `xl list`"),
     row(9, "setvcpuaffinity", Allowed, "scheduling; sharing a core is a side channel that is not promised against"),
-    row(10, "shadow_op", Hooked, "log-dirty shows which pages are written; what it loses withholds the record (`dirty.c`)"),
+    row(10, "shadow_op", Hooked, "below"),
     row(11, "max_mem", Hooked, "tables grow with the limit"),
-    row(12, "setvcpucontext", Hooked, "of a sealed domain, RAX = 1 after a cancelled suspend alone"),
+    row(12, "setvcpucontext", Hooked, "of a sealed domain, RAX = 1 after a cancelled suspend alone").owned(),
     row(13, "getvcpucontext", Hooked, "shows what libxc needs to find frames"),
     row(14, "getvcpuinfo", Allowed, "CPU, time used, runnable or not"),
     row(15, "max_vcpus", UntilSealed, "allocates vCPUs; the record names those that there are"),
@@ -115,9 +149,9 @@ const DOMCTL: &[Door] = &[
     row(17, "setdomainhandle", Never, "the handle is part of what a record and an owner's key are bound to"),
     row(18, "setdebugging", Never, "a debugger stops the guest at an instruction of its choice"),
     row(19, "irq_permission", Never, "no devices for protected domains: they write its memory, and dom0 can reprogram them"),
-    row(20, "iomem_permission", Never, "no devices for protected domains"),
-    row(21, "ioport_permission", Never, "no devices for protected domains"),
-    row(22, "hypercall_init", UntilSealed, "overwrites a page with stubs; the domain builder needs it"),
+    row(20, "iomem_permission", Never, "no devices for protected domains").devices(),
+    row(21, "ioport_permission", Never, "no devices for protected domains").ports(),
+    row(22, "hypercall_init", UntilSealed, "overwrites a page with stubs; the domain builder needs it").owned(),
     row(23, "soft_reset_cont", NotPv, "the second half of a soft reset"),
     row(24, "settimeoffset", UntilSealed, "moves the guest's wall clock; the domain builder needs it"),
     row(25, "getvcpuaffinity", Allowed, "scheduling"),
@@ -131,8 +165,8 @@ const DOMCTL: &[Door] = &[
     row(36, "get_address_size", Allowed, "64, always"),
     row(37, "assign_device", Never, "a device reads and writes the domain's memory, and dom0 can reprogram it"),
     row(38, "bind_pt_irq", Never, "no devices for protected domains"),
-    row(39, "memory_mapping", Never, "device memory in place of the domain's own"),
-    row(40, "ioport_mapping", Never, "no devices for protected domains"),
+    row(39, "memory_mapping", Never, "device memory in place of the domain's own").devices(),
+    row(40, "ioport_mapping", Never, "no devices for protected domains").ports(),
     row(42, "set_ext_vcpucontext", UntilSealed, "entry points of system calls; they come from the record"),
     row(43, "get_ext_vcpucontext", Hooked, "entry points are blanked, what remains is the virtual machine check state"),
     row(44, "set_opt_feature", Absent(""), "Itanium"),
@@ -141,13 +175,13 @@ const DOMCTL: &[Door] = &[
     row(47, "deassign_device", Allowed, "takes away what it cannot have"),
     row(48, "unbind_pt_irq", Allowed, "takes away what it cannot have"),
     row(50, "get_device_group", Allowed, "which devices the IOMMU cannot tell apart"),
-    row(54, "debug_op", NotPv, "single steps"),
+    row(54, "debug_op", Nobody, "single steps of an HVM guest, with answers that Xen takes unchecked"),
     row(55, "gethvmcontext_partial", NotPv, "registers and devices"),
-    row(56, "vm_event_op", NotPv, "reports what the guest does, and takes registers in answer"),
+    row(56, "vm_event_op", Nobody, "reports what a guest does; of the answer Xen takes a size unchecked, and copies what lies behind"),
     row(57, "mem_sharing_op", NotPv, "one page for several domains"),
     row(59, "gettscinfo", Allowed, "libxc saves it"),
     row(60, "settscinfo", UntilSealed, "moves the guest's time stamp counter; at restore it is dom0's choice"),
-    row(61, "getpageframeinfo3", Allowed, "types and pins of pages: what dom0 sees by mapping them"),
+    row(61, "getpageframeinfo3", Allowed, "types and pins of pages: what dom0 sees by mapping them").owned(),
     row(62, "setvcpuextstate", Hooked, "brings the record; of a sealed domain, nothing"),
     row(63, "getvcpuextstate", Hooked, "gives the record"),
     row(64, "set_access_required", NotPv, "lets an observer stop the domain"),
@@ -161,13 +195,13 @@ const DOMCTL: &[Door] = &[
     row(73, "set_vcpu_msrs", UntilSealed, "MSRs come from the record"),
     row(74, "setvnumainfo", UntilSealed, "the guest's picture of NUMA; the domain builder needs it"),
     row(75, "psr_cmt_op", Allowed, "cache monitoring; the counters are read by platform op `resource_op`, which is denied"),
-    row(77, "monitor_op", NotPv, "reports what the guest does"),
+    row(77, "monitor_op", Nobody, "reports what a guest does, as `vm_event_op`"),
     row(78, "psr_alloc", Allowed, "shares of the cache; a side channel that is not promised against"),
     row(79, "soft_reset", NotPv, "starts a domain's memory anew"),
     row(81, "vuart_op", Absent(""), "Arm"),
     row(82, "get_cpu_policy", Allowed, "CPUID as the guest sees it: libxc saves it"),
     row(83, "set_cpu_policy", UntilSealed, "hides features; a restored domain must have the recorded one"),
-    row(84, "vmtrace_op", NotPv, "records every branch"),
+    row(84, "vmtrace_op", Nobody, "records every branch"),
     row(85, "get_paging_mempool_size", Allowed, "pages for shadow tables"),
     row(86, "set_paging_mempool_size", Allowed, "pages for shadow tables"),
     row(87, "dt_overlay", Absent(""), "Arm"),
@@ -177,6 +211,19 @@ const DOMCTL: &[Door] = &[
     row(1001, "gdbsx_pausevcpu", Never, "a debugger stops the guest at an instruction of its choice"),
     row(1002, "gdbsx_unpausevcpu", Never, "a debugger stops the guest at an instruction of its choice"),
     row(1003, "gdbsx_domstatus", Never, "a debugger's view of the vCPUs"),
+];
+
+#[rustfmt::skip] // a table
+const SHADOW: &[Door] = &[
+    row(0, "OFF", Allowed, "ends log-dirty; libxc does after each save"),
+    row(1, "ENABLE_TEST", Nobody, "a mode for testing Xen; no stock tool asks for it"),
+    row(2, "ENABLE_LOGDIRTY", Allowed, "shows which pages are written; what it loses withholds the record (`dirty.c`)"),
+    row(3, "ENABLE_TRANSLATE", Never, "was removed from Xen"),
+    row(11, "CLEAN", Allowed, "the bitmap of log-dirty"),
+    row(12, "PEEK", Allowed, "the bitmap of log-dirty"),
+    row(30, "GET_ALLOCATION", Allowed, "pages for shadow tables"),
+    row(31, "SET_ALLOCATION", Allowed, "pages for shadow tables"),
+    row(32, "ENABLE", Nobody, "any mode of paging: of a PV domain Xen takes fields for an HVM one's and frees the frame that one names; of an HVM domain its error path leaves frame 0 as root of the p2m"),
 ];
 
 #[rustfmt::skip] // a table
@@ -224,11 +271,11 @@ const PLATFORM: &[Door] = &[
     row(51, "enter_acpi_sleep", Host, "memory and keys stay readable in S3; power off goes on working").only("any state but S5"),
     row(52, "change_freq", Host, "frequencies are Xen's, by `xenpm`"),
     row(53, "getidletime", Allowed, "idle times of CPUs"),
-    row(54, "set_processor_pminfo", Allowed, "the ACPI tables' states, for Xen's own governors"),
+    row(54, "set_processor_pminfo", Allowed, "the ACPI tables' states, for Xen's own governors; states, their limit and the port that sets them are checked (`devices.c`)").ports(),
     row(55, "get_cpuinfo", Allowed, "numbers of CPUs"),
     row(56, "cpu_online", Allowed, "CPUs on and off"),
     row(57, "cpu_offline", Allowed, "CPUs on and off"),
-    row(58, "cpu_hotadd", Allowed, "a CPU by its APIC number; what starts there runs Xen's code"),
+    row(58, "cpu_hotadd", Host, "a CPU by its APIC number, of which one means all: they would be reset"),
     row(59, "mem_hotadd", Host, "dom0 could name a device's memory, which it reads, as memory for guests"),
     row(60, "core_parking", Allowed, "idle CPUs"),
     row(61, "resource_op", Host, "reads and writes MSRs: how much of the cache each guest fills"),
@@ -241,17 +288,17 @@ const PLATFORM: &[Door] = &[
 
 #[rustfmt::skip] // a table
 const MEMORY: &[Door] = &[
-    row(0, "increase_reservation", UntilSealed, "a frame more; M2P entries are the domain's own"),
-    row(1, "decrease_reservation", UntilSealed, "frees the domain's pages, so that others get them"),
+    row(0, "increase_reservation", UntilSealed, "a frame more; M2P entries are the domain's own").owned(),
+    row(1, "decrease_reservation", UntilSealed, "frees the domain's pages, so that others get them").owned(),
     row(2, "maximum_ram_page", Allowed, "how large the machine is"),
     row(3, "current_reservation", Allowed, "how large a domain is"),
     row(4, "maximum_reservation", Allowed, "how large a domain may be"),
     row(5, "machphys_mfn_list", Allowed, "where the M2P is, which every PV domain reads"),
-    row(6, "populate_physmap", UntilSealed, "a second page at a PFN"),
-    row(7, "add_to_physmap", NotPv, "puts a page at a guest's address"),
+    row(6, "populate_physmap", UntilSealed, "a second page at a PFN").owned(),
+    row(7, "add_to_physmap", NotPv, "puts a page at a guest's address").owned(),
     row(9, "memory_map", Own, "the caller's memory map"),
     row(10, "machine_memory_map", Allowed, "the machine's memory map, dom0's alone"),
-    row(11, "exchange", UntilSealed, "replaces pages"),
+    row(11, "exchange", UntilSealed, "replaces pages").owned(),
     row(12, "machphys_mapping", Allowed, "where the M2P is"),
     row(13, "set_memory_map", UntilSealed, "the map that the launch measurement covers"),
     row(14, "maximum_gpfn", Allowed, "the largest PFN: `xl save` asks"),
@@ -263,7 +310,7 @@ const MEMORY: &[Door] = &[
     row(20, "paging_op", NotPv, "dom0 pages a guest's memory out"),
     row(21, "access_op", NotPv, "dom0 watches accesses"),
     row(22, "sharing_op", NotPv, "one page for several domains"),
-    row(23, "add_to_physmap_batch", NotPv, "puts pages at a guest's addresses"),
+    row(23, "add_to_physmap_batch", NotPv, "puts pages at a guest's addresses").owned(),
     row(24, "claim_pages", Allowed, "sets memory aside for a domain"),
     row(25, "machphys_compat_mfn_list", Allowed, "where the M2P of 32-bit domains would be"),
     row(26, "get_vnumainfo", Allowed, "the picture of NUMA that dom0 gave the domain"),
@@ -273,20 +320,20 @@ const MEMORY: &[Door] = &[
 
 #[rustfmt::skip] // a table
 const MMU_UPDATE: &[Door] = &[
-    row(0, "NORMAL_PT_UPDATE", UntilSealed, "edits a domain's page tables, and writes eight bytes into any of its pages"),
-    row(1, "MACHPHYS_UPDATE", UntilSealed, "PFNs are part of a page's tweak"),
-    row(2, "PT_UPDATE_PRESERVE_AD", UntilSealed, "as `NORMAL_PT_UPDATE`"),
-    row(3, "PT_UPDATE_NO_TRANSLATE", UntilSealed, "as `NORMAL_PT_UPDATE`"),
+    row(0, "NORMAL_PT_UPDATE", UntilSealed, "edits a domain's page tables, and writes eight bytes into any of its pages").owned(),
+    row(1, "MACHPHYS_UPDATE", UntilSealed, "PFNs are part of a page's tweak").owned(),
+    row(2, "PT_UPDATE_PRESERVE_AD", UntilSealed, "as `NORMAL_PT_UPDATE`").owned(),
+    row(3, "PT_UPDATE_NO_TRANSLATE", UntilSealed, "as `NORMAL_PT_UPDATE`").owned(),
 ];
 
 #[rustfmt::skip] // a table
 const MMUEXT: &[Door] = &[
-    row(0, "PIN_L1_TABLE", UntilSealed, "restore pins what was pinned"),
-    row(1, "PIN_L2_TABLE", UntilSealed, "restore pins what was pinned"),
-    row(2, "PIN_L3_TABLE", UntilSealed, "restore pins what was pinned"),
-    row(3, "PIN_L4_TABLE", UntilSealed, "the domain builder pins the root, restore what was pinned"),
-    row(4, "UNPIN_TABLE", UntilSealed, "then the page can change its type"),
-    row(5, "NEW_BASEPTR", UntilSealed, "Xen takes it of the caller alone"),
+    row(0, "PIN_L1_TABLE", UntilSealed, "restore pins what was pinned").owned(),
+    row(1, "PIN_L2_TABLE", UntilSealed, "restore pins what was pinned").owned(),
+    row(2, "PIN_L3_TABLE", UntilSealed, "restore pins what was pinned").owned(),
+    row(3, "PIN_L4_TABLE", UntilSealed, "the domain builder pins the root, restore what was pinned").owned(),
+    row(4, "UNPIN_TABLE", UntilSealed, "then the page can change its type").owned(),
+    row(5, "NEW_BASEPTR", UntilSealed, "Xen takes it of the caller alone").owned(),
     row(6, "TLB_FLUSH_LOCAL", UntilSealed, "Xen takes it of the caller alone"),
     row(7, "INVLPG_LOCAL", UntilSealed, "Xen takes it of the caller alone"),
     row(8, "TLB_FLUSH_MULTI", UntilSealed, "Xen takes it of the caller alone"),
@@ -295,12 +342,12 @@ const MMUEXT: &[Door] = &[
     row(11, "INVLPG_ALL", UntilSealed, "Xen takes it of the caller alone"),
     row(12, "FLUSH_CACHE", UntilSealed, "Xen takes it of the caller alone"),
     row(13, "SET_LDT", UntilSealed, "Xen takes it of the caller alone"),
-    row(15, "NEW_USER_BASEPTR", UntilSealed, "Xen takes it of the caller alone"),
-    row(16, "CLEAR_PAGE", Never, "destroys a page without mapping it; no stock tool does"),
-    row(17, "COPY_PAGE", Never, "copies a private page over a plain one; no stock tool does"),
+    row(15, "NEW_USER_BASEPTR", UntilSealed, "Xen takes it of the caller alone").owned(),
+    row(16, "CLEAR_PAGE", Never, "destroys a page without mapping it; no stock tool does").owned(),
+    row(17, "COPY_PAGE", Never, "copies a private page over a plain one; no stock tool does").owned(),
     row(18, "FLUSH_CACHE_GLOBAL", UntilSealed, "Xen takes it of the caller alone"),
-    row(19, "MARK_SUPER", UntilSealed, "Xen does not implement it any more"),
-    row(20, "UNMARK_SUPER", UntilSealed, "Xen does not implement it any more"),
+    row(19, "MARK_SUPER", UntilSealed, "Xen does not implement it any more").owned(),
+    row(20, "UNMARK_SUPER", UntilSealed, "Xen does not implement it any more").owned(),
 ];
 
 #[rustfmt::skip] // a table
@@ -309,15 +356,15 @@ const GRANT_TABLE: &[Door] = &[
     row(1, "unmap_grant_ref", Hooked, "counted"),
     row(2, "setup_table", UntilSealed, "grows a domain's table and names its frames").only("another domain's table"),
     row(3, "dump_table", Absent(""), "was removed from Xen"),
-    row(4, "transfer", Allowed, "gives a page of the caller's to who asked for one"),
-    row(5, "copy", Allowed, "between the caller's frames and what was granted to it"),
+    row(4, "transfer", Allowed, "gives a page of the caller's to who asked for one").owned(),
+    row(5, "copy", Allowed, "between the caller's frames and what was granted to it").owned(),
     row(6, "query_size", Allowed, "how large a table is"),
     row(7, "unmap_and_replace", Hooked, "counted"),
     row(8, "set_version", Own, "the caller's table"),
     row(9, "get_status_frames", UntilSealed, "grows a domain's table and names its frames").only("another domain's table"),
     row(10, "get_version", Allowed, "1 or 2"),
     row(11, "swap_grant_ref", Own, "the caller's table"),
-    row(12, "cache_flush", Allowed, "of what is the caller's or granted to it"),
+    row(12, "cache_flush", Allowed, "of what is the caller's or granted to it").owned(),
 ];
 
 #[rustfmt::skip] // a table
@@ -377,11 +424,11 @@ const PHYSDEV: &[Door] = &[
     row(6, "set_iopl", Own, "the caller's"),
     row(7, "set_iobitmap", Own, "the caller's"),
     row(8, "apic_read", Allowed, "I/O APICs, dom0's alone"),
-    row(9, "apic_write", Allowed, "I/O APICs, dom0's alone; Xen keeps vectors and destinations its own"),
+    row(9, "apic_write", Host, "writes to an I/O APIC by a pin that nobody bounds; Linux's PV dom0 does not"),
     row(10, "alloc_irq_vector", Allowed, "dom0's alone"),
     row(11, "free_irq_vector", Absent(""), "does nothing"),
     row(12, "eoi", Own, "the caller's interrupts"),
-    row(13, "map_pirq", Never, "no devices for protected domains").only("another domain's"),
+    row(13, "map_pirq", Never, "no devices for protected domains").only("another domain's").devices(),
     row(14, "unmap_pirq", Allowed, "takes away what it cannot have"),
     row(15, "manage_pci_add", Allowed, "tells Xen of a device: dom0's kernel does at boot"),
     row(16, "manage_pci_remove", Allowed, "tells Xen that a device went"),
@@ -390,13 +437,13 @@ const PHYSDEV: &[Door] = &[
     row(20, "manage_pci_add_ext", Allowed, "tells Xen of a device"),
     row(21, "setup_gsi", Allowed, "polarity and trigger of an interrupt line"),
     row(23, "get_free_pirq", Own, "the caller's numbers"),
-    row(24, "pci_mmcfg_reserved", Allowed, "where configuration space is; dom0 owns devices, and what the IOMMU lets them do is Xen's"),
-    row(25, "pci_device_add", Allowed, "tells Xen of a device"),
-    row(26, "pci_device_remove", Allowed, "tells Xen that a device went"),
+    row(24, "pci_mmcfg_reserved", Allowed, "which of the places that Xen found in ACPI's tables are configuration space; another address is refused").known(),
+    row(25, "pci_device_add", Allowed, "tells Xen of a device; one that is in use does not change its kind (`devices.c`)"),
+    row(26, "pci_device_remove", Allowed, "tells Xen that a device went; not one whose interrupts are in use, or Xen's own (`devices.c`)"),
     row(27, "restore_msi_ext", Allowed, "what Xen itself had set up"),
     row(28, "pirq_eoi_gmfn_v2", Own, "a page of the caller's"),
     row(29, "dbgp_op", Allowed, "the debug port behind Xen's console, which is told of resets"),
-    row(30, "prepare_msix", Allowed, "a device that changes hands"),
+    row(30, "prepare_msix", Allowed, "a device that changes hands; where its table may be is checked (`devices.c`)").devices(),
     row(31, "release_msix", Allowed, "a device that changes hands"),
     row(32, "pci_device_reset", Allowed, "Xen forgets what it knew of the device"),
 ];

@@ -4,7 +4,10 @@ use crate::STATES;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use vmcrypt_core::State;
-use vmcrypt_core::doors::{Door, FAMILIES, Family, KEYS, Rule, denies, name};
+use vmcrypt_core::doors::{
+    Door, FAMILIES, Family, KEYS, Names, Rule, SHADOW_OPS, denies, denies_all, denies_frames, name,
+};
+use vmcrypt_core::machine::{Frames, Right};
 use vmcrypt_core::weakness::Weakness;
 
 fn rows() -> impl Iterator<Item = (&'static Family, &'static Door)> {
@@ -18,7 +21,7 @@ fn expected(rule: Rule, state: Option<State>) -> bool {
     match rule {
         Rule::Allowed | Rule::Own | Rule::Hooked => false,
         Rule::UntilSealed => state != Some(State::Building),
-        Rule::Never | Rule::Host | Rule::NotPv | Rule::Absent(_) => true,
+        Rule::Never | Rule::Host | Rule::Nobody | Rule::NotPv | Rule::Absent(_) => true,
     }
 }
 
@@ -47,6 +50,8 @@ fn the_dangerous_ones_are_denied() {
         (12, &[0, 1, 6, 11, 13, 28]),
         (1, &[0, 1, 2, 3]),
         (26, &[0, 1, 2, 3, 4, 16, 17]),
+        // every mode of paging but log-dirty
+        (SHADOW_OPS, &[1, 3, 32]),
     ];
     for (family, operations) in denied_while_running {
         for operation in operations {
@@ -82,9 +87,88 @@ fn what_stock_tools_need_is_allowed() {
     for operation in [1, 3, 4, 6, 7, 8, 9, 10, 12, 16, 17, 18, 19] {
         assert!(!denies(35, operation, None), "sysctl {operation}");
     }
+    for operation in [0, 2, 11, 12, 30, 31] {
+        for state in STATES {
+            assert!(
+                !denies(SHADOW_OPS, operation, Some(state)),
+                "shadow op {operation}"
+            );
+        }
+    }
     for key in b"dq0*hR" {
         assert!(!denies(KEYS, u64::from(*key), None), "key {}", char::from(*key));
     }
+}
+
+/// Every operation, and every set of what can lie at an address: only what names devices' frames may, and only devices.
+#[test]
+fn frames_are_a_devices_or_denied() {
+    for (family, door) in rows() {
+        for bits in 0..16 {
+            let fine = door.names == Names::Devices && bits == 0;
+            assert_eq!(
+                denies_frames(family.number, door.number.into(), Frames(bits)),
+                !fine,
+                "{} {} {bits}",
+                family.name,
+                door.name
+            );
+        }
+    }
+    assert!(denies_frames(36, 7, Frames(0)), "an operation without a row");
+    assert!(
+        denies_frames(u32::MAX, u64::MAX, Frames(0)),
+        "a family without rows"
+    );
+}
+
+#[test]
+fn what_is_for_no_domain_is_denied_for_all() {
+    let all: Vec<_> = rows()
+        .filter(|(family, door)| denies_all(family.number, door.number.into()))
+        .map(|(family, door)| (family.number, door.number))
+        .collect();
+    let wanted = [
+        (36, 54),
+        (36, 56),
+        (36, 77),
+        (36, 84),
+        (SHADOW_OPS, 1),
+        (SHADOW_OPS, 32),
+    ];
+    assert_eq!(all, wanted);
+    assert!(
+        !denies_all(36, 7),
+        "an operation without a row is the target's matter"
+    );
+}
+
+/// What must not change without somebody changing it here, too.
+#[test]
+fn operations_that_name_addresses_are_known() {
+    let named = |names| {
+        rows()
+            .filter(move |(_, door)| door.names == names)
+            .map(|(family, door)| (family.number, door.number))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(named(Names::Devices), [(36, 20), (36, 39), (33, 13), (33, 30)]);
+    assert_eq!(named(Names::Known), [(33, 24)]);
+    assert_eq!(named(Names::Ports), [(36, 21), (36, 40), (7, 54)]);
+}
+
+#[test]
+fn nobody_has_a_right_to_what_is_not_known_to_be_a_device() {
+    for bits in 0..=u16::MAX.into() {
+        let right = match Frames(bits) {
+            Frames(0) => Right::All,
+            // The trampoline, the firmware, or both.
+            Frames(2 | 4 | 6) => Right::Read,
+            _ => Right::Nothing,
+        };
+        assert_eq!(Frames(bits).right(), right, "{bits:#x}");
+    }
+    assert_eq!(Frames(u32::MAX).right(), Right::Nothing);
 }
 
 #[test]
@@ -134,7 +218,7 @@ fn weaknesses_have_names_and_texts() {
         assert_eq!(Weakness::from_number(number), Some(weakness));
         assert!(weakness.text().is_ascii() && weakness.text().len() < 120);
     }
-    assert_eq!(Weakness::from_number(4), None);
+    assert_eq!(Weakness::from_number(Weakness::ALL.len() as u32), None);
     let names: BTreeSet<_> = Weakness::ALL.map(Weakness::name).into();
     assert_eq!(names.len(), Weakness::ALL.len());
 }

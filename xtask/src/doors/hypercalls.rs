@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use vmcrypt_core::doors::{Door, FAMILIES, Rule};
+use vmcrypt_core::doors::{Door, FAMILIES, Names, Rule};
 
 use super::{cell, line};
 
@@ -16,11 +16,20 @@ What dom0 may ask of Xen, operation by operation. Xen's hooks ask this table; ma
 `cargo xtask xen` fails on a Xen whose public headers define another one. A denied call returns `-EPERM` (a reservation: nothing
 done), is counted in `vmcrypt status` and told in Xen's log with its number.
 
+An operation that names a machine address reaches guests' memory whoever its target is, so it is asked a second question:
+
+| takes | judged |
+|---|---|
+| devices' frames | any address that dom0 likes, so none of them may be RAM, code that CPUs start with, or firmware that Xen calls (`vmcrypt-core/src/machine.rs`); of RAM and the former dom0 has no capability either |
+| a known place | it must be one that Xen found by itself |
+| ports | dom0 must have them itself; those that put the machine to sleep it has not |
+| owned frames | Xen looks at whose they are, and a hook if that is a protected domain |
+
 | done about it | means |
 |---|---|
 ";
 
-const RULES: [(Rule, &str, &str); 8] = [
+const RULES: [(Rule, &str, &str); 9] = [
     (
         Rule::Allowed,
         "allowed",
@@ -48,6 +57,11 @@ const RULES: [(Rule, &str, &str); 8] = [
         "concerns the machine; denied unless Xen was booted with `vmcrypt=off`",
     ),
     (
+        Rule::Nobody,
+        "for no domain",
+        "reaches further than the domain that it is for, which need not be a protected one; denied unless Xen was booted with `vmcrypt=off`",
+    ),
+    (
         Rule::NotPv,
         "not PV",
         "Xen itself refuses it for PV domains; where Xen asks, it is denied",
@@ -73,7 +87,7 @@ pub fn document() -> String {
         let (name, asked) = (family.name, family.asked);
         _ = write!(
             text,
-            "\n## {name}\n\n{header} Asked: {asked}.\n\n| | operation | done | why |\n|---:|---|---|---|\n"
+            "\n## {name}\n\n{header} Asked: {asked}.\n\n| | operation | takes | done | why |\n|---:|---|---|---|---|\n"
         );
         for door in family.doors {
             let number = match family.header {
@@ -81,10 +95,23 @@ pub fn document() -> String {
                 _ => door.number.to_string(),
             };
             let name = format!("`{}`", door.name);
-            line(&mut text, &[&number, &name, &done(door), &cell(door.why)]);
+            line(
+                &mut text,
+                &[&number, &name, takes(door), &done(door), &cell(door.why)],
+            );
         }
     }
     text.replace("\n\n Asked", "\n\nAsked").replace("\n\n `", "\n\n`")
+}
+
+const fn takes(door: &Door) -> &'static str {
+    match door.names {
+        Names::Nothing => "",
+        Names::Devices => "devices' frames",
+        Names::Known => "a known place",
+        Names::Ports => "ports",
+        Names::Owned => "owned frames",
+    }
 }
 
 fn done(door: &Door) -> String {
@@ -108,7 +135,13 @@ mod tests {
         let text = document();
         for family in FAMILIES {
             for door in family.doors {
-                let begins = format!("| `{}` | {} | {}", door.name, done(door), cell(door.why));
+                let begins = format!(
+                    "| `{}` | {} | {} | {}",
+                    door.name,
+                    takes(door),
+                    done(door),
+                    cell(door.why)
+                );
                 assert!(text.contains(&begins), "{begins}");
                 assert!(!done(door).is_empty());
             }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use vmcrypt_core::doors::{FAMILIES, Family, HYPERCALLS, Rule};
+use vmcrypt_core::doors::{FAMILIES, Family, HYPERCALLS, Rule, SHADOW_OPS};
 use vmcrypt_host::paths;
 use walkdir::WalkDir;
 
@@ -58,12 +58,13 @@ fn hooks() -> Result<String> {
 fn unasked(hooks: &str) -> Vec<String> {
     let hypercalls = FAMILIES.iter().find(|family| family.number == HYPERCALLS);
     let denies = |family: &&Family| {
-        let denial = |rule: Rule| matches!(rule, Rule::UntilSealed | Rule::Never | Rule::Host);
+        let denial = |rule: Rule| matches!(rule, Rule::UntilSealed | Rule::Never | Rule::Host | Rule::Nobody);
         family.doors.iter().any(|door| denial(door.rule))
     };
     let argument = |family: &Family| {
         let hypercall = hypercalls.and_then(|all| all.doors.iter().find(|door| door.number == family.number));
         match hypercall.map(|door| door.name) {
+            None if family.number == SHADOW_OPS => "VMCRYPT_SHADOW_OPS,".to_owned(),
             None => "VMCRYPT_DEBUG_KEYS,".to_owned(),
             // Xen's own name for it.
             Some("arch_0") => "__HYPERVISOR_mca,".to_owned(),
@@ -94,7 +95,7 @@ const NO_OPERATIONS: &[(&str, &[&str])] = &[
     ("XEN_DMOP_", &["no_gfns"]),
 ];
 /// Families whose operations are written in capitals; elsewhere capitals mean a parameter.
-const CAPITALS: &[&str] = &["MMU_", "MMUEXT_"];
+const CAPITALS: &[&str] = &["MMU_", "MMUEXT_", "XEN_DOMCTL_SHADOW_OP_"];
 
 /// Operations that a header defines, by their names; the number of one that cannot be read is the text that stands
 /// there.

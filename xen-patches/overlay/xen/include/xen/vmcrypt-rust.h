@@ -19,6 +19,11 @@
 #define VMC_DEBUG_KEYS 63
 
 /**
+ * The hypercall that operations of domctl `shadow_op` pass for.
+ */
+#define VMC_SHADOW_OPS 61
+
+/**
  * Version of the structures that the hypercall fills.
  */
 #define VMC_INTERFACE_VERSION 3
@@ -37,6 +42,11 @@
  * Sub-operation: take a sealed key.
  */
 #define VMC_OP_KEY_LOAD 2
+
+/**
+ * Mode in which every guest is protected.
+ */
+#define VMC_MODE_STRICT 2
 
 /**
  * Room for a sealed key.
@@ -77,6 +87,41 @@
  * Page cipher with VAES and VPCLMULQDQ on 512 bits.
  */
 #define VMC_BACKEND_AVX512 4
+
+/**
+ * Whole pages of RAM from 1 MiB on.
+ */
+#define VMC_FRAMES_RAM 1
+
+/**
+ * What CPUs run when they come up.
+ */
+#define VMC_FRAMES_TRAMPOLINE 2
+
+/**
+ * What Xen calls of the firmware.
+ */
+#define VMC_FRAMES_FIRMWARE 4
+
+/**
+ * No right to frames.
+ */
+#define VMC_RIGHT_NOTHING 0
+
+/**
+ * The right to read them.
+ */
+#define VMC_RIGHT_READ 1
+
+/**
+ * The right to read and to write them.
+ */
+#define VMC_RIGHT_ALL 2
+
+/**
+ * The bit that puts the machine to sleep, in the byte that has it.
+ */
+#define VMC_SLEEP_ENABLE 32
 
 /**
  * Guest data of no known class.
@@ -143,6 +188,30 @@ typedef enum VmcWeakness {
    * The CPU has L1TF, and dom0 is not kept from using it.
    */
   VMC_WEAKNESS_L1TF = 3,
+  /**
+   * Some devices' accesses pass the IOMMU by.
+   */
+  VMC_WEAKNESS_UNTRANSLATED_DEVICES = 4,
+  /**
+   * The CPU has Meltdown, and a PV domain is not kept from using it.
+   */
+  VMC_WEAKNESS_MELTDOWN = 5,
+  /**
+   * Hyperthreads are on, and share buffers of a CPU that leaks them.
+   */
+  VMC_WEAKNESS_HYPERTHREADS = 6,
+  /**
+   * The CPU needs more done when dom0 enters Xen than is done.
+   */
+  VMC_WEAKNESS_ENTRY_MITIGATIONS = 7,
+  /**
+   * dom0 samples itself, and Xen's work for it, by performance counters.
+   */
+  VMC_WEAKNESS_PERFORMANCE_COUNTERS = 8,
+  /**
+   * dom0 writes registers of the CPU that set frequency and voltage.
+   */
+  VMC_WEAKNESS_FREQUENCY_REGISTERS = 9,
 } VmcWeakness;
 
 /**
@@ -524,7 +593,7 @@ typedef struct VmcHostInfo {
    */
   uint32_t version;
   /**
-   * 0: off, 1: every guest is protected.
+   * 0: off, 1: every guest of a kind that can be is protected, [`MODE_STRICT`]: and there are no others.
    */
   uint32_t mode;
   /**
@@ -714,7 +783,7 @@ typedef struct VmcFacts {
 /**
  * Every one, in numeric order.
  */
-#define VmcWeakness_ALL { VmcWeakness_NoIommu, VmcWeakness_Dom0Relaxed, VmcWeakness_NoInterruptRemapping, VmcWeakness_L1tf, }
+#define VmcWeakness_ALL { VmcWeakness_NoIommu, VmcWeakness_Dom0Relaxed, VmcWeakness_NoInterruptRemapping, VmcWeakness_L1tf, VmcWeakness_UntranslatedDevices, VmcWeakness_Meltdown, VmcWeakness_Hyperthreads, VmcWeakness_EntryMitigations, VmcWeakness_PerformanceCounters, VmcWeakness_FrequencyRegisters, }
 
 /**
  * Whether a backend gives the known answer on this CPU. The domain is one that was never used, and is of no use
@@ -840,6 +909,11 @@ bool vmc_door_denies(uint32_t family,
                      uint32_t state);
 
 /**
+ * Whether `operation` of the hypercall `family` is denied for every domain, protected or not.
+ */
+bool vmc_door_denies_all(uint32_t family, uint64_t operation);
+
+/**
  * Name of a hypercall for the log: its length, and the characters through `text`.
  *
  * # Safety
@@ -943,6 +1017,18 @@ Verdict vmc_domain_own(struct VmcDomain *domain,
 Verdict vmc_domain_unvouched(struct VmcDomain *domain,
                              const uint8_t (*uuid)[16],
                              bool done);
+
+/**
+ * Whether `operation` of the hypercall `family` is denied the frames at which `frames` lies, whoever its target is.
+ */
+bool vmc_door_denies_frames(uint32_t family,
+                            uint64_t operation,
+                            uint32_t frames);
+
+/**
+ * What dom0 may do with frames at which `frames` lies.
+ */
+uint32_t vmc_machine_right(uint32_t frames);
 
 /**
  * Begins a launch measurement.

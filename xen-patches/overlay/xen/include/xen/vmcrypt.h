@@ -8,12 +8,17 @@
 #ifndef __XEN_VMCRYPT_H__
 #define __XEN_VMCRYPT_H__
 
+#include <xen/cpu.h>
 #include <xen/sched.h>
 
+struct pci_dev;
+struct pci_dev_info;
 struct xen_domctl;
+struct xen_processor_performance;
 
-/* Stands for the hypercall number where debug keys are judged. */
+/* Stand for the hypercall number where debug keys and shadow ops are judged. */
 #define VMCRYPT_DEBUG_KEYS 63
+#define VMCRYPT_SHADOW_OPS 61
 
 #ifdef CONFIG_VMCRYPT
 
@@ -41,6 +46,24 @@ bool vmcrypt_page_freed(struct domain *d, const struct page_info *page);
 bool vmcrypt_denies(struct domain *d, const struct domain *by,
                     unsigned int family, unsigned long op);
 bool vmcrypt_host_denies(unsigned int family, unsigned long op);
+
+/* True if it is not to name these frames, whoever it is for. */
+bool vmcrypt_denies_frames(unsigned int family, unsigned long op,
+                           unsigned long first, unsigned long last);
+
+/* What dom0 says of devices and CPUs; the lock of devices is held. */
+int vmcrypt_check_device(unsigned int seg, unsigned int bus,
+                         unsigned int devfn, const struct pci_dev_info *info);
+bool vmcrypt_keeps_device(const struct pci_dev *pdev);
+int vmcrypt_check_performance(const struct xen_processor_performance *perf,
+                              unsigned int cpu);
+
+/* CPUs do not come or go while what they keep is looked at. */
+static inline bool vmcrypt_hold_cpus(void) { return get_cpu_maps(); }
+static inline void vmcrypt_release_cpus(void) { put_cpu_maps(); }
+
+/* Firmware that Xen calls lies at these frames. */
+void vmcrypt_firmware(unsigned long first, unsigned long last);
 
 /* Of several operations each is to be judged: @d may be sealed meanwhile. */
 static inline bool vmcrypt_judges_each(const struct domain *d,
@@ -90,6 +113,22 @@ static inline bool vmcrypt_denies(struct domain *d, const struct domain *by,
 { return false; }
 static inline bool vmcrypt_host_denies(unsigned int family, unsigned long op)
 { return false; }
+static inline bool vmcrypt_denies_frames(unsigned int family, unsigned long op,
+                                         unsigned long first,
+                                         unsigned long last)
+{ return false; }
+static inline int vmcrypt_check_device(unsigned int seg, unsigned int bus,
+                                       unsigned int devfn,
+                                       const struct pci_dev_info *info)
+{ return 0; }
+static inline bool vmcrypt_keeps_device(const struct pci_dev *pdev)
+{ return false; }
+static inline int vmcrypt_check_performance(
+    const struct xen_processor_performance *perf, unsigned int cpu)
+{ return 0; }
+static inline bool vmcrypt_hold_cpus(void) { return true; }
+static inline void vmcrypt_release_cpus(void) {}
+static inline void vmcrypt_firmware(unsigned long first, unsigned long last) {}
 static inline bool vmcrypt_judges_each(const struct domain *d,
                                        const struct domain *by)
 { return false; }

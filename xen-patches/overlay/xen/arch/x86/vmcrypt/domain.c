@@ -11,11 +11,25 @@
 
 #include "private.h"
 
-/* "off", or every PV guest. */
-bool __read_mostly opt_vmcrypt = true;
-boolean_param("vmcrypt", opt_vmcrypt);
+/* Whether PV guests are protected, and whether there may be others. */
+bool __ro_after_init opt_vmcrypt = true;
+static bool __ro_after_init opt_strict;
 
-unsigned int vmcrypt_nr_domains;
+static int __init cf_check parse_vmcrypt(const char *s)
+{
+    int on = parse_bool(s, NULL);
+
+    opt_strict = !strcmp(s, "strict");
+    if ( !opt_strict && on < 0 )
+        return -EINVAL;
+    opt_vmcrypt = opt_strict || on;
+
+    return 0;
+}
+custom_param("vmcrypt", parse_vmcrypt);
+
+/* Domains begin and end on several CPUs at once. */
+static atomic_t nr_domains;
 
 int vmcrypt_replica_init(void);
 int vmcrypt_map_init(void);
@@ -30,6 +44,10 @@ static int __init cf_check vmcrypt_init(void)
         return 0;
     }
 
+    /* It maps guests' pages by other means than page tables. */
+    if ( opt_dom0_pvh )
+        panic("VMCrypt: dom0=pvh reaches guests' memory past VMCrypt; boot dom0 as PV, or say vmcrypt=off\n");
+
     /* Guests that were promised protection must not run without it. */
     vmcrypt_backend_init();
     if ( vmc_host_init(vmcrypt_backend) )
@@ -39,22 +57,42 @@ static int __init cf_check vmcrypt_init(void)
 
     vmc_host_describe(&info);
     vmcrypt_replica_describe(&info);
-    printk("VMCrypt: protecting every PV guest; HCTR2-AES-256 by %s, %"PRIu64" replica frames\n",
+    printk("VMCrypt: protecting every PV guest%s; HCTR2-AES-256 by %s, %"PRIu64" replica frames\n",
+           opt_strict ? ", and there are no others" : "",
            vmcrypt_backend_name(), info.pool_frames);
     printk("VMCrypt: host key id %*phN\n", 16, info.key_id);
     printk("VMCrypt: host public key %*phN\n", 32, info.public_key);
-    vmcrypt_find_weaknesses();
 
     return 0;
 }
 __initcall(vmcrypt_init);
 
-int vmcrypt_domain_create(struct domain *d)
+int vmcrypt_domain_create(struct domain *d, bool altp2m)
 {
     struct vmcrypt_domain *vm;
 
     if ( !opt_vmcrypt || is_hardware_domain(d) || is_system_domain(d) )
         return 0;
+
+    if ( !is_pv_domain(d) && opt_strict )
+    {
+        vmcrypt_denied(__HYPERVISOR_domctl, XEN_DOMCTL_createdomain,
+                       "vmcrypt=strict admits 64-bit PV guests alone");
+        return -EPERM;
+    }
+
+    /*
+     * Shadow paging of an HVM domain, nested virtualisation and altp2m are large
+     * and lead to other domains' memory.
+     */
+    if ( !is_pv_domain(d) &&
+         (!hap_enabled(d) || (d->options & XEN_DOMCTL_CDF_nested_virt) ||
+          altp2m) )
+    {
+        vmcrypt_denied(__HYPERVISOR_domctl, XEN_DOMCTL_createdomain,
+                       "an HVM domain needs hap=1, and neither nestedhvm nor altp2m");
+        return -EPERM;
+    }
 
     if ( !is_pv_domain(d) )
     {
@@ -81,7 +119,7 @@ int vmcrypt_domain_create(struct domain *d)
     vmc_domain_init(vm->rust);
     vmcrypt_oracle_init(vm);
     d->arch.vmcrypt = vm;
-    vmcrypt_nr_domains++;
+    atomic_inc(&nr_domains);
 
     return 0;
 }
@@ -95,7 +133,7 @@ void vmcrypt_domain_destroy(struct domain *d)
         return;
 
     d->arch.vmcrypt = NULL;
-    vmcrypt_nr_domains--;
+    atomic_dec(&nr_domains);
     vmcrypt_seal_free(vm);
     vmcrypt_ledger_settle(vm, false);
     /* Most of this is done, unless the domain was never finished. */
@@ -211,7 +249,14 @@ int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why)
 
 bool vmcrypt_hides(struct domain *d)
 {
-    return d ? vmcrypt_of(d) != NULL : vmcrypt_nr_domains;
+    return d ? vmcrypt_of(d) != NULL : atomic_read(&nr_domains);
+}
+
+void vmcrypt_domains_describe(struct VmcHostInfo *info)
+{
+    if ( opt_strict )
+        info->mode = VMC_MODE_STRICT;
+    info->domains = atomic_read(&nr_domains);
 }
 
 int vmcrypt_prepare_suspend(struct domain *d)
@@ -234,7 +279,7 @@ int vmcrypt_prepare_suspend(struct domain *d)
     if ( !rc )
     {
         vm->p2m_marked = false;
-        vm->suspends = true;
+        vm->suspends = current;
     }
 
     return rc;
@@ -254,16 +299,20 @@ void vmcrypt_resumed(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
 
-    if ( !vm || vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
+    if ( !vm )
         return;
 
     /*
-     * A guest that resumes where it suspended must learn that: otherwise it
-     * takes PFNs in start_info for frames of its own choice.
+     * A guest that resumes where it asked to be suspended must learn that:
+     * otherwise it takes PFNs in start_info for frames of its own choice.  Who
+     * shut it down does not matter: dom0 may have been faster, for another
+     * reason, and then its own call gave 0.
      */
-    vm->suspends = false;
-    d->vcpu[0]->arch.user_regs.rax = 1;
-    vmcrypt_enter(vm, VMC_STATE_RUNNING);
+    if ( vm->suspends )
+        vm->suspends->arch.user_regs.rax = 1;
+    vm->suspends = NULL;
+    if ( vmcrypt_state(vm) == VMC_STATE_SUSPENDED )
+        vmcrypt_enter(vm, VMC_STATE_RUNNING);
 }
 
 bool vmcrypt_page_freed(struct domain *d, const struct page_info *page)

@@ -4,7 +4,9 @@
  */
 #include <xen/init.h>
 #include <xen/iommu.h>
+#include <asm/setup.h>
 #include <asm/spec_ctrl.h>
+#include <asm/vpmu.h>
 
 #include "private.h"
 
@@ -14,8 +16,12 @@ static unsigned int last_family, last_op;
 
 static unsigned int __ro_after_init weaknesses;
 
+/* drivers/passthrough/ats.h */
+extern bool ats_enabled;
+
 /* Who asked is dom0; @d is whom it is about, if it is about a domain. */
-static void tell(const struct domain *d, unsigned int family, unsigned long op)
+static void tell(const struct domain *d, unsigned int family, unsigned long op,
+                 const char *why)
 {
     const uint8_t *name = NULL;
     size_t len = vmc_door_name(family, &name);
@@ -24,13 +30,11 @@ static void tell(const struct domain *d, unsigned int family, unsigned long op)
         return;
 
     if ( d )
-        printk(XENLOG_WARNING
-               "VMCrypt: %pd: %.*s %lu denied: would read or change a protected domain\n",
-               d, (int)len, (const char *)name, op);
+        printk(XENLOG_WARNING "VMCrypt: %pd: %.*s %lu denied: %s\n",
+               d, (int)len, (const char *)name, op, why);
     else
-        printk(XENLOG_WARNING
-               "VMCrypt: %.*s %lu denied: guests are protected on this host\n",
-               (int)len, (const char *)name, op);
+        printk(XENLOG_WARNING "VMCrypt: %.*s %lu denied: %s\n",
+               (int)len, (const char *)name, op, why);
 }
 
 bool vmcrypt_denies(struct domain *d, const struct domain *by,
@@ -44,22 +48,38 @@ bool vmcrypt_denies(struct domain *d, const struct domain *by,
     spin_lock(&vm->lock);
     vmc_domain_refuse(vm->rust, VMC_REFUSAL_DENIED);
     spin_unlock(&vm->lock);
-    tell(d, family, op);
+    tell(d, family, op, "would read or change a protected domain");
 
     return true;
+}
+
+void vmcrypt_denied(unsigned int family, unsigned long op, const char *why)
+{
+    atomic_inc(&denied);
+    last_family = family;
+    last_op = op;
+    tell(NULL, family, op, why);
 }
 
 bool vmcrypt_host_denies(unsigned int family, unsigned long op)
 {
     BUILD_BUG_ON(VMCRYPT_DEBUG_KEYS != VMC_DEBUG_KEYS);
+    BUILD_BUG_ON(VMCRYPT_SHADOW_OPS != VMC_SHADOW_OPS);
 
     if ( !opt_vmcrypt || !vmc_door_denies(family, op, 0) )
         return false;
 
-    atomic_inc(&denied);
-    last_family = family;
-    last_op = op;
-    tell(NULL, family, op);
+    vmcrypt_denied(family, op, "guests are protected on this host");
+
+    return true;
+}
+
+static bool denies_all(unsigned int family, unsigned long op)
+{
+    if ( !opt_vmcrypt || !vmc_door_denies_all(family, op) )
+        return false;
+
+    vmcrypt_denied(family, op, "reaches further than its domain");
 
     return true;
 }
@@ -67,16 +87,44 @@ bool vmcrypt_host_denies(unsigned int family, unsigned long op)
 int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
+    const struct domain *by = current->domain;
+    bool denied;
 
     /* Others Xen itself will turn away. */
-    if ( !vm || !is_control_domain(current->domain) )
+    if ( !is_control_domain(by) )
         return 0;
 
-    if ( op->cmd == XEN_DOMCTL_set_address_size &&
-         op->u.address_size.size != 64 )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_GUEST32);
+    /* What it names, whoever it is for; then, whom it is about. */
+    denied = denies_all(__HYPERVISOR_domctl, op->cmd) ||
+             vmcrypt_bad_argument(d, op);
+    switch ( op->cmd )
+    {
+    case XEN_DOMCTL_iomem_permission:
+        denied |= vmcrypt_denies_frames(__HYPERVISOR_domctl, op->cmd,
+                                        op->u.iomem_permission.first_mfn,
+                                        op->u.iomem_permission.first_mfn +
+                                        op->u.iomem_permission.nr_mfns - 1);
+        break;
 
-    return vmcrypt_denies(d, current->domain, __HYPERVISOR_domctl, op->cmd)
+    case XEN_DOMCTL_memory_mapping:
+        denied |= vmcrypt_denies_frames(__HYPERVISOR_domctl, op->cmd,
+                                        op->u.memory_mapping.first_mfn,
+                                        op->u.memory_mapping.first_mfn +
+                                        op->u.memory_mapping.nr_mfns - 1);
+        break;
+
+    case XEN_DOMCTL_shadow_op:
+        denied = denies_all(VMCRYPT_SHADOW_OPS, op->u.shadow_op.op) ||
+                 vmcrypt_denies(d, by, VMCRYPT_SHADOW_OPS, op->u.shadow_op.op);
+        break;
+
+    case XEN_DOMCTL_set_address_size:
+        if ( vm && op->u.address_size.size != 64 )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_GUEST32);
+        break;
+    }
+
+    return denied || vmcrypt_denies(d, by, __HYPERVISOR_domctl, op->cmd)
            ? -EPERM : 0;
 }
 
@@ -88,30 +136,62 @@ void vmcrypt_doors_describe(struct VmcHostInfo *info)
     info->weaknesses = weaknesses;
 }
 
-/* Ways to guests' memory that are not VMCrypt's to close. */
-void __init vmcrypt_find_weaknesses(void)
+static void __init weak(enum VmcWeakness weakness)
 {
-    unsigned int bit;
+    const uint8_t *text = NULL;
+    size_t len = vmc_weakness_text(weakness, &text);
 
+    weaknesses |= 1U << weakness;
+    printk(XENLOG_WARNING "VMCrypt: %.*s\n", (int)len, (const char *)text);
+}
+
+static void __init find_weak_devices(void)
+{
     if ( !iommu_enabled )
-        weaknesses |= 1U << VMC_WEAKNESS_NO_IOMMU;
-    else
     {
-        if ( !iommu_hwdom_strict )
-            weaknesses |= 1U << VMC_WEAKNESS_DOM0_RELAXED;
-        if ( !iommu_intremap )
-            weaknesses |= 1U << VMC_WEAKNESS_NO_INTERRUPT_REMAPPING;
+        weak(VMC_WEAKNESS_NO_IOMMU);
+        return;
     }
-    if ( cpu_has_bug_l1tf && !opt_pv_l1tf_hwdom )
-        weaknesses |= 1U << VMC_WEAKNESS_L1TF;
 
-    for ( bit = 0; weaknesses >> bit; bit++ )
-    {
-        const uint8_t *text = NULL;
-        size_t len = vmc_weakness_text(bit, &text);
+    if ( !iommu_hwdom_strict || iommu_hwdom_inclusive )
+        weak(VMC_WEAKNESS_DOM0_RELAXED);
+    if ( !iommu_intremap )
+        weak(VMC_WEAKNESS_NO_INTERRUPT_REMAPPING);
+    if ( ats_enabled || !iommu_igfx || !amd_iommu_perdev_intremap )
+        weak(VMC_WEAKNESS_UNTRANSLATED_DEVICES);
+}
 
-        if ( weaknesses & (1U << bit) )
-            printk(XENLOG_WARNING "VMCrypt: %.*s\n", (int)len,
-                   (const char *)text);
-    }
+/* What the CPU leaks, to dom0 or to a guest that dom0 makes. */
+static void __init find_weak_cpu(const struct domain *dom0)
+{
+    bool intel = !(boot_cpu_data.x86_vendor &
+                   (X86_VENDOR_AMD | X86_VENDOR_HYGON));
+    bool smt = opt_smt && boot_cpu_data.x86_num_siblings > 1;
+    unsigned int scf = dom0->arch.scf;
+
+    if ( cpu_has_bug_l1tf && !(opt_pv_l1tf_hwdom && opt_pv_l1tf_domu) )
+        weak(VMC_WEAKNESS_L1TF);
+    if ( intel && !cpu_has_rdcl_no && !(opt_xpti_hwdom && opt_xpti_domu) )
+        weak(VMC_WEAKNESS_MELTDOWN);
+    if ( smt && (cpu_has_bug_l1tf || (intel && !cpu_has_mds_no)) )
+        weak(VMC_WEAKNESS_HYPERTHREADS);
+    if ( (boot_cpu_has(X86_FEATURE_IBPB_ENTRY_PV) && !(scf & SCF_entry_ibpb)) ||
+         ((boot_cpu_has(X86_SPEC_BHB_LOOPS) || boot_cpu_has(X86_SPEC_BHB_TSX)) &&
+          !(scf & SCF_entry_bhb)) ||
+         (cpu_has_fb_clear && !(scf & SCF_verw)) )
+        weak(VMC_WEAKNESS_ENTRY_MITIGATIONS);
+}
+
+/*
+ * Ways to guests' memory that are not VMCrypt's to close: the machine lacks
+ * something, or its command line says so.
+ */
+void __init vmcrypt_find_weaknesses(const struct domain *dom0)
+{
+    find_weak_devices();
+    find_weak_cpu(dom0);
+    if ( vpmu_mode != XENPMU_MODE_OFF )
+        weak(VMC_WEAKNESS_PERFORMANCE_COUNTERS);
+    if ( cpufreq_controller == FREQCTL_dom0_kernel )
+        weak(VMC_WEAKNESS_FREQUENCY_REGISTERS);
 }

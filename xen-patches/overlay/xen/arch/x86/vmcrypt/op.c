@@ -17,7 +17,7 @@ static long host_info(XEN_GUEST_HANDLE_PARAM(void) arg)
         vmc_host_describe(&info);
         vmcrypt_replica_describe(&info);
         vmcrypt_doors_describe(&info);
-        info.domains = vmcrypt_nr_domains;
+        vmcrypt_domains_describe(&info);
     }
 
     return copy_to_guest(arg, (void *)&info, sizeof(info)) ? -EFAULT : 0;

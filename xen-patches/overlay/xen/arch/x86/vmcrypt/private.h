@@ -70,8 +70,9 @@ struct vmcrypt_domain {
     unsigned long leaves, p2m_cursor;
     unsigned int p2m_walker;
 
-    /* Progress of the guest's suspend hypercall, and that it was made. */
-    bool p2m_marked, suspends;
+    /* Progress of the guest's suspend hypercall, and who made it. */
+    bool p2m_marked;
+    struct vcpu *suspends;
     unsigned int refresh_cursor;
 
     /* Under the ledger's lock: the session under which the domain, which is
@@ -160,11 +161,19 @@ bool vmcrypt_sealed(struct vmcrypt_domain *vm);
 int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why);
 int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns);
 void vmcrypt_detach(struct vmcrypt_domain *vm);
-extern unsigned int vmcrypt_nr_domains;
+void vmcrypt_domains_describe(struct VmcHostInfo *info);
 
 /* doors.c */
-void vmcrypt_find_weaknesses(void);
+/* An operation on the machine was denied: counted, and told with the reason. */
+void vmcrypt_denied(unsigned int family, unsigned long op, const char *why);
+void vmcrypt_find_weaknesses(const struct domain *dom0);
 void vmcrypt_doors_describe(struct VmcHostInfo *info);
+
+/* devices.c */
+/* Which registers of the chipset's move the one that PM1a_CNT is. */
+void vmcrypt_find_power(uint64_t pm1a_control);
+/* An argument that Xen's handler of a domctl takes unchecked. */
+bool vmcrypt_bad_argument(const struct domain *d, const struct xen_domctl *op);
 
 /* keys.c */
 extern spinlock_t vmcrypt_keys_lock;

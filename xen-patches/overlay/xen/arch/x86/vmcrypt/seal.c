@@ -349,12 +349,20 @@ static int seal_grants(struct vmcrypt_domain *vm)
  */
 static int seal_maps(struct vmcrypt_domain *vm)
 {
-    mfn_t granted;
+    mfn_t granted, info = vm->start_info, console = vm->console,
+          store = vm->store;
+    const struct vcpu *v;
+    bool placed;
 
     while ( vm->seal.cursor < vm->pfns )
     {
         unsigned long pfn = vm->seal.cursor++;
         mfn_t mfn = vmcrypt_sealing_mfn(vm, pfn);
+
+        if ( mfn_valid(mfn) &&
+             (page_get_owner(mfn_to_page(mfn)) != vm->d ||
+              get_gpfn_from_mfn(mfn_x(mfn)) != pfn) )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
 
         if ( mfn_valid(mfn) && vmcrypt_foreign_maps(mfn) &&
              !vmcrypt_is_ring(vm, mfn) )
@@ -374,6 +382,21 @@ static int seal_maps(struct vmcrypt_domain *vm)
     }
 
     flush_all_tlbs();
+
+    /* dom0 could write to start_info until now. */
+    placed = place_rings(vm) && mfn_eq(vm->start_info, info) &&
+             mfn_eq(vm->console, console) && mfn_eq(vm->store, store);
+    vm->start_info = info;
+    vm->console = console;
+    vm->store = store;
+    if ( !placed )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
+
+    /* Without page tables of its mode a vCPU would run on those at frame 0. */
+    for_each_vcpu ( vm->d, v )
+        if ( !(v->arch.flags & TF_kernel_mode) &&
+             pagetable_is_null(v->arch.guest_table_user) )
+            return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
 
     return 0;
 }

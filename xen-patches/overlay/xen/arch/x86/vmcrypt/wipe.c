@@ -7,10 +7,12 @@
  * kernel that dom0 boots next, for one.  With a key of this boot it could read
  * the images that were saved under it.
  */
+#include <xen/acpi.h>
 #include <xen/delay.h>
 #include <xen/event.h>
 #include <xen/param.h>
 #include <xen/vmap.h>
+#include <asm/fixmap.h>
 #include <asm/smp.h>
 
 #include "private.h"
@@ -140,6 +142,34 @@ static void wipe_stacks(const cpumask_t *running, void *frame)
     }
 }
 
+/*
+ * dom0 says which value of the register powers off, and that of a sleep is
+ * another: then firmware would go on at the address that dom0 left in the FACS,
+ * with guests in memory.  Without an address it starts the machine anew (ACPI
+ * 6.5, 5.2.10).
+ */
+static void no_waking_vector(void)
+{
+    const unsigned int old = offsetof(struct acpi_table_facs,
+                                      firmware_waking_vector),
+                       wide = offsetof(struct acpi_table_facs,
+                                       xfirmware_waking_vector);
+    bool is_wide = acpi_sinfo.vector_width == 64;
+    paddr_t facs = acpi_sinfo.wakeup_vector - (is_wide ? wide : old);
+    struct acpi_table_facs *table;
+
+    if ( !acpi_sinfo.wakeup_vector ||
+         PAGE_OFFSET(facs) > PAGE_SIZE - sizeof(*table) )
+        return;
+
+    set_fixmap(FIX_ACPI_END, facs);
+    table = (void *)fix_to_virt(FIX_ACPI_END) + PAGE_OFFSET(facs);
+    table->firmware_waking_vector = 0;
+    if ( is_wide )
+        table->xfirmware_waking_vector = 0;
+    clear_fixmap(FIX_ACPI_END);
+}
+
 void vmcrypt_gone_down(const cpumask_t *running, void *frame)
 {
     const struct domain *d;
@@ -169,4 +199,6 @@ void vmcrypt_gone_down(const cpumask_t *running, void *frame)
     }
     if ( for_good )
         wipe_stacks(running, frame);
+    if ( !frame )
+        no_waking_vector();
 }

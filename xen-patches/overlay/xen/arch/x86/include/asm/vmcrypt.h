@@ -11,8 +11,26 @@
 
 #ifdef CONFIG_VMCRYPT
 
-int vmcrypt_domain_create(struct domain *d);
+int vmcrypt_domain_create(struct domain *d, bool altp2m);
 void vmcrypt_domain_destroy(struct domain *d);
+
+/*
+ * What of the machine dom0 may have: before its devices' view of memory is made,
+ * and after.  The ports that put the machine to sleep are not its own any more;
+ * true if an access of it was made without the bit that does so.
+ */
+int vmcrypt_pin_machine(struct domain *d);
+int vmcrypt_dom0_built(struct domain *d);
+bool vmcrypt_sleep_read(const struct domain *d, unsigned int port,
+                        unsigned int bytes, uint32_t *data);
+bool vmcrypt_sleep_write(const struct domain *d, unsigned int port,
+                         unsigned int bytes, uint32_t data);
+bool vmcrypt_pins_mmconf(void);
+/* A register of configuration space that dom0 does not write. */
+bool vmcrypt_pins_config(unsigned int seg, unsigned int bdf, unsigned int reg,
+                         unsigned int size);
+/* Where a device's table of interrupts would be. */
+bool vmcrypt_denies_msix(unsigned long first, unsigned long last);
 
 /*
  * A present L1 entry with a counted reference on its frame is about to be
@@ -88,8 +106,25 @@ void vmcrypt_cpu_stops(void);
 
 #else /* !CONFIG_VMCRYPT */
 
-static inline int vmcrypt_domain_create(struct domain *d) { return 0; }
+static inline int vmcrypt_domain_create(struct domain *d, bool altp2m)
+{ return 0; }
 static inline void vmcrypt_domain_destroy(struct domain *d) {}
+static inline int vmcrypt_pin_machine(struct domain *d) { return 0; }
+static inline int vmcrypt_dom0_built(struct domain *d) { return 0; }
+static inline bool vmcrypt_sleep_read(const struct domain *d,
+                                      unsigned int port, unsigned int bytes,
+                                      uint32_t *data)
+{ return false; }
+static inline bool vmcrypt_sleep_write(const struct domain *d,
+                                       unsigned int port, unsigned int bytes,
+                                       uint32_t data)
+{ return false; }
+static inline bool vmcrypt_pins_mmconf(void) { return false; }
+static inline bool vmcrypt_pins_config(unsigned int seg, unsigned int bdf,
+                                       unsigned int reg, unsigned int size)
+{ return false; }
+static inline bool vmcrypt_denies_msix(unsigned long first, unsigned long last)
+{ return false; }
 static inline int vmcrypt_map_l1e(l1_pgentry_t *nl1e,
                                   const struct domain *pt_dom)
 { return 0; }
