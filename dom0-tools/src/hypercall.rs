@@ -336,6 +336,25 @@ impl ForeignMap {
         unsafe { ptr::read_volatile(self.memory.start.as_ptr().add(i * PAGE + offset).cast()) }
     }
 
+    /// Has the kernel read a file's bytes into page `i`. Where Xen made the map read-only behind the kernel's back, it
+    /// lets what the kernel writes go nowhere; a program would fault for ever.
+    ///
+    /// # Errors
+    /// Of the kernel's `read`.
+    pub fn read_into(&mut self, i: usize, offset: usize, from: &File, length: usize) -> io::Result<usize> {
+        assert!(
+            self.writable && self.refusal(i).is_none() && offset + length <= PAGE,
+            "a read into where nothing is mapped to be written"
+        );
+        self.memory.check(i * PAGE + offset, length);
+        // SAFETY: in bounds by the checks; the kernel writes, and any bytes are a valid page.
+        let read = unsafe {
+            let to = self.memory.start.as_ptr().add(i * PAGE + offset);
+            libc::read(from.as_raw_fd(), to.cast(), length)
+        };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
     /// Copies a value into page `i`, which must be mapped, and writable.
     pub fn put<T: Plain>(&mut self, i: usize, offset: usize, value: T) {
         assert!(

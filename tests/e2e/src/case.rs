@@ -74,6 +74,8 @@ pub struct Config {
     pub store: Store,
     /// Whether its clock counts instructions.
     pub counted: bool,
+    /// Whether it has an IOMMU.
+    pub iommu: bool,
 }
 
 impl Config {
@@ -86,6 +88,7 @@ impl Config {
         memory_mib: 2560,
         store: Store::C,
         counted: false,
+        iommu: false,
     };
     /// The same with the unpatched hypervisor.
     pub const STOCK: Config = Config {

@@ -10,6 +10,7 @@ pub mod freed;
 pub mod fresh;
 pub mod hostile;
 pub mod life;
+pub mod machine;
 pub mod measurement;
 pub mod migrate;
 pub mod oracle;
@@ -73,6 +74,21 @@ const OFF: Config = Config {
     xen_arguments: "vmcrypt=off",
     ..Config::VMCRYPT
 };
+/// No guests but protected ones.
+const STRICT: Config = Config {
+    xen_arguments: "vmcrypt=strict",
+    ..Config::VMCRYPT
+};
+/// An IOMMU as Xen uses it by itself.
+const IOMMU: Config = Config {
+    iommu: true,
+    ..Config::VMCRYPT
+};
+/// The same, where dom0's devices reach dom0's memory alone.
+const IOMMU_STRICT: Config = Config {
+    xen_arguments: "dom0-iommu=strict",
+    ..IOMMU
+};
 /// The other xenstore daemon.
 const OCAML: Config = Config {
     store: Store::OCaml,
@@ -115,8 +131,58 @@ pub const ON_DEMAND: &[&str] = &[
     "wipe-panic-halts",
 ];
 
-/// Every case, in the order in which a reader should meet them.
+/// Every case, the newest first. Those on VMCrypt run before the controls.
 pub const ALL: &[Case] = &[
+    case(
+        "attacks",
+        "none of them succeeds (table and JSON in target/testbed)",
+        In(Config::TWO_CPUS, hostile::attacks),
+    ),
+    case(
+        "vcpu-mode",
+        "a new guest with a vCPU that has no page tables of its mode is not unpaused",
+        In(Config::VMCRYPT, building::vcpu_mode),
+    ),
+    case(
+        "pvh-beside",
+        "a guest that is not PV is created, and Xen says that it is not protected",
+        In(Config::VMCRYPT, machine::pvh_beside),
+    ),
+    case(
+        "strict",
+        "vmcrypt=strict: a guest that is not PV is not created",
+        In(STRICT, machine::strict),
+    ),
+    case(
+        "iommu-relaxed",
+        "behind an IOMMU that lets dom0's devices reach all memory: disk, save and restore",
+        In(IOMMU, machine::iommu_relaxed),
+    ),
+    case(
+        "iommu-strict",
+        "the same with dom0-iommu=strict",
+        In(IOMMU_STRICT, machine::iommu_strict),
+    ),
+    case(
+        "sleep-register",
+        "dom0 writes to the register that puts the machine to sleep: it stays awake",
+        Free(&[VmCrypt], machine::sleep_register),
+    ),
+    case(
+        "dom0-pvh",
+        "with a PVH dom0 Xen does not start",
+        Free(&[VmCrypt], machine::dom0_pvh),
+    ),
+    case(
+        "canary-sleep",
+        "stock Xen: the machine falls asleep",
+        Free(&[Stock], machine::canary_sleep),
+    ),
+    case(
+        "canary-strict",
+        "stock Xen: a guest that is not PV is created",
+        In(Config::STOCK, machine::canary_strict),
+    ),
     case(
         "canary-image",
         "stock Xen: the image holds the secret, and the guest comes back",
@@ -336,11 +402,6 @@ pub const ALL: &[Case] = &[
         "doors",
         "operations on the machine that reach guests are refused, and stock tools go on working",
         In(Config::VMCRYPT, doors::doors),
-    ),
-    case(
-        "attacks",
-        "none of them succeeds (table and JSON in target/testbed)",
-        In(Config::TWO_CPUS, hostile::attacks),
     ),
     case(
         "attacks-debug",

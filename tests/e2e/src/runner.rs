@@ -203,6 +203,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
         memory_mib,
         store,
         counted,
+        iommu,
     } = config;
     let file = match hypervisor {
         Hypervisor::Stock => &options.stock,
@@ -216,6 +217,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
         memory_mib,
         store,
         counted,
+        iommu,
         ..Boot::new(file)
     };
     let machine = Machine::boot(image, &boot, dir).with_context(|| {

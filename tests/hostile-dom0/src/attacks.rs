@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod counting;
+pub mod deputy;
 pub mod grants;
 pub mod host;
 pub mod memory;
@@ -124,6 +125,7 @@ pub fn all() -> impl Iterator<Item = &'static Attack> {
         control::ATTACKS,
         host::ATTACKS,
         counting::ATTACKS,
+        deputy::ATTACKS,
     ]
     .into_iter()
     .flatten()

@@ -2,6 +2,7 @@
 
 use crate::calls::{self, errno};
 use crate::frames::{find, typed_frames};
+use crate::registers::{get_context, set_context};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -34,6 +35,23 @@ pub enum Ring {
     Console,
     /// xenstore's
     Store,
+}
+
+/// Has Xen refuse a context that says that vCPU 0 is in user mode, and unpauses. `context` and `errno` are those of the two
+/// calls. The context is right again at the end.
+pub fn vcpu_mode(xen: &Privcmd, domain: DomId) -> Result<Value> {
+    // Behind the 512 bytes of FPU state: VGCF_in_kernel.
+    const FLAGS: usize = 512;
+    const IN_KERNEL: u64 = 1 << 2;
+    let mut context = get_context(xen, domain)?;
+    let flags: u64 = context.get(FLAGS);
+    context.put(FLAGS, flags & !IN_KERNEL);
+    let refused = errno(set_context(xen, domain, &context))?;
+    let mut answer = unpause(xen, domain)?;
+    answer["context"] = refused["errno"].clone();
+    context.put(FLAGS, flags | IN_KERNEL);
+    set_context(xen, domain, &context)?;
+    Ok(answer)
 }
 
 /// The pages stay mapped until the end. `errno` is that of the unpause, `lines` how often the secret stands in them

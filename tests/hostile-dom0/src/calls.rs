@@ -16,6 +16,7 @@ pub const XENOPROF_OP: u64 = 31;
 pub const MMUEXT_OP: u64 = 26;
 pub const SCHED_OP: u64 = 29;
 pub const EVENT_CHANNEL_OP: u64 = 32;
+pub const PHYSDEV_OP: u64 = 33;
 pub const HVM_OP: u64 = 34;
 pub const KEXEC_OP: u64 = 37;
 pub const XENPMU_OP: u64 = 40;

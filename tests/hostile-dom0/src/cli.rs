@@ -59,6 +59,8 @@ enum Attack {
     ForgeGrant { domid: u16, seconds: u64 },
     /// Use such a grant as a device would, without a map, take the entry away, and unpause
     UseGrant { domid: u16, seconds: u64 },
+    /// Leave vCPU 0 of a paused, new guest in a mode without page tables, and unpause it
+    VcpuMode { domid: u16 },
     /// Make the start_info of a paused, new guest name a data page as a ring, and unpause it
     ForgeRing { domid: u16, ring: building::Ring },
     /// Number, kind and SHA-256 of each page of a paused, new guest, as a launch measurement takes them in
@@ -136,6 +138,7 @@ pub fn run() -> Result<()> {
         Attack::UseGrant { domid, seconds } => {
             building::use_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
         }
+        Attack::VcpuMode { domid } => building::vcpu_mode(&xen, DomId(domid))?,
         Attack::ForgeRing { domid, ring } => building::forge_ring(&xen, DomId(domid), ring)?,
         Attack::LaunchPages { domid } => return launch::pages(&xen, DomId(domid)),
         Attack::LaunchEdit { domid, what } => launch::edit(&xen, DomId(domid), what)?,

@@ -52,6 +52,11 @@ pub fn xsave_size(xen: &Privcmd, domain: DomId, difference: i64) -> Result<Value
 
 pub fn set_registers(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
     let context = get_context(xen, domain)?;
+    set_context(xen, domain, &context)
+}
+
+/// Sets vCPU 0's `vcpu_guest_context_t`.
+pub fn set_context(xen: &Privcmd, domain: DomId, context: &Buffer) -> Result<(), Error> {
     let mut call = domctl(xen, SETVCPUCONTEXT, domain)?;
     call.put(domctl::BODY + 8, context.address());
     xen.call("new registers", HYPERVISOR_DOMCTL, &[call.address()])

@@ -136,6 +136,15 @@ pub const WAYS: &[Way] = &[
     way("40", "hypfs, EFI calls, symbols, coverage", Closed, "writes, `get_symbol` and coverage are denied. EFI variables stay dom0's: it chooses what boots next, which measured boot sees"),
     way("41", "argo, tmem", Closed, "left out of the build; tmem is gone from Xen"),
     way("42", "boot disk", Open, "whoever replaces the hypervisor has won; measured boot"),
+    way("43", "memory of no domain: code that CPUs start with, firmware that Xen calls, tables that it executes, interrupt addresses", Closed, "dom0 has no capability for the first and the last, and reads the others (`machine.c`)"),
+    way("44", "a guest's RAM as a device's, or as a foreign page, of a helper domain that is not protected", Closed, "no capability for RAM; each operation that names frames is asked what lies there; foreign pages are denied by their owner"),
+    way("45", "helper domains: HVM without HAP, nested virtualisation, altp2m, events, modes of shadow paging, operations before there is a vCPU", Closed, "refused when the domain is created, or denied for every domain; `vmcrypt=strict` has no such domain at all"),
+    way("46", "devices by which Xen writes: tables of interrupts, I/O APICs, HPET, PCI devices that change their kind or go while they are in use", Closed, "checked where dom0 names them (`devices.c`)"),
+    way("47", "power management of CPUs: ports, counts and limits that dom0 uploads; the base of configuration space of old AMD machines", Closed, "only registers of the CPU's, counts within bounds (`devices.c`)"),
+    way("48", "sleep behind Xen's back: PM1_CNT, the sleep control register, chipset registers that move them, S5 with the value of S3", Closed, "the bit does not pass; Intel's registers that move it are dom0's to read; before S5 the waking vector is cleared. Other chipsets: see Open"),
+    way("49", "a dom0 that is not PV", Closed, "Xen does not start it: its foreign pages pass by page tables"),
+    way("50", "poweroff or crash by `remote_shutdown` during the guest's own suspend", Closed, "a guest that asked to be suspended always gets RAX = 1 when it resumes"),
+    way("51", "a new vCPU that is left without page tables of its mode", Closed, "refused at the first unpause"),
 ];
 
 /// What reviews of the design found.

@@ -62,6 +62,8 @@ pub struct Boot {
     /// Its clock counts instructions, one a nanosecond: time in it does not depend on what else this host does. For one
     /// CPU alone.
     pub counted: bool,
+    /// It has an IOMMU, and its disks are behind it.
+    pub iommu: bool,
 }
 
 impl Boot {
@@ -76,6 +78,7 @@ impl Boot {
             store: Store::C,
             console: Console::Log,
             counted: false,
+            iommu: false,
         }
     }
 }
@@ -255,6 +258,12 @@ impl Machine {
         Ok(())
     }
 
+    /// What QEMU says of the machine: `running`, `suspended` and so on.
+    pub fn status(&mut self) -> Result<String> {
+        let status = self.ask("query-status", serde_json::json!({}))?;
+        Ok(status["status"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// Sends every CPU a non-maskable interrupt.
     pub fn inject_nmi(&mut self) -> Result<()> {
         self.ask("inject-nmi", serde_json::json!({}))?;
@@ -396,12 +405,12 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         &format!("{} {dom0},{}", text(&image.kernel()), text(&image.initramfs())),
         "-drive",
         &format!(
-            "file={},if=virtio,format=raw,snapshot=on,cache=unsafe",
+            "file={},if=none,id=root,format=raw,snapshot=on,cache=unsafe",
             text(&image.root())
         ),
         "-drive",
         &format!(
-            "file={},if=virtio,format=raw,cache=unsafe",
+            "file={},if=none,id=transfer,format=raw,cache=unsafe",
             text(&dir.join("transfer.disk"))
         ),
         "-fsdev",
@@ -415,6 +424,9 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         // Without a source of entropy, some first `xl create` in ten hangs.
         "-device",
         "virtio-rng-pci",
+        // A device with a table of interrupts that dom0 has no driver for: attacks use it.
+        "-device",
+        "nvme,serial=idle",
         "-device",
         "virtio-serial-pci",
         "-chardev",
@@ -426,6 +438,22 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
     ]
     .map(str::to_owned)
     .to_vec();
+    // Devices come behind the IOMMU on the command line, too.
+    let behind = if boot.iommu {
+        arguments.splice(
+            0..0,
+            ["-machine", "q35", "-device", "intel-iommu"].map(str::to_owned),
+        );
+        ",iommu_platform=on,disable-legacy=on"
+    } else {
+        ""
+    };
+    for disk in ["root", "transfer"] {
+        arguments.extend([
+            "-device".to_owned(),
+            format!("virtio-blk-pci,drive={disk}{behind}"),
+        ]);
+    }
     if boot.counted {
         arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));
     }

@@ -63,3 +63,22 @@ pub fn ring_place(dom0: &mut Dom0) -> Verdict {
     dom0.start(&mut guest)?;
     Ok("a free page as console ring and as xenstore ring: unpause refused; with the right ones the guest lives".into())
 }
+
+/// A context that Xen refuses, and that leaves a vCPU in a mode for which it has no page tables: it would run on those at
+/// frame 0. On stock Xen the machine dies of it, so there is no control.
+pub fn vcpu_mode(dom0: &mut Dom0) -> Verdict {
+    let mut guest = dom0.create_paused(Spec::new("moded"))?;
+    let domid = dom0.domid(&guest)?;
+    dom0.xen_log()?;
+    let answer = dom0.attack(&format!("vcpu-mode {domid}"), LONG)?;
+    demand!(
+        answer["context"].as_i64() > Some(0) && answer["errno"].as_i64() > Some(0),
+        "the context and the unpause should both have been refused: {answer}"
+    );
+    let log = dom0.xen_log()?;
+    demand!(log.contains("vCPU"), "Xen's log does not say why: {log}");
+    dom0.start(&mut guest)?;
+    Ok(format!(
+        "unpause refused: {answer}; with the right context the guest lives"
+    ))
+}
