@@ -1,6 +1,7 @@
 //! What every backend of the page cipher must fulfil. Run by the core for the portable backend and by
 //! `ffi/simd` for each of its own.
 
+use hctr2_rs::Hctr2_256;
 use vmcrypt_core::cipher::{Backend, Page, PageKey, PageKind, PageTag, Portable, Tweak};
 use vmcrypt_core::cipher::{SharedPage, decrypt, decrypt_page, encrypt, encrypt_page, encrypt_page_from};
 use vmcrypt_core::ids::{Pfn, SessionId};
@@ -63,11 +64,17 @@ fn parse(line: &str) -> (&str, Vec<u8>) {
     (name, (0..hex.len()).step_by(2).map(byte).collect())
 }
 
-/// The published vectors.
-pub fn published_vectors(backend: &impl Backend) {
-    let records = records(include_str!("vectors/hctr2-aes256.txt"));
-    assert_eq!(records.len(), 7);
-    for record in records {
+/// One vector of HCTR2.
+struct Vector {
+    key: PageKey,
+    tweak: Vec<u8>,
+    plain: Vec<u8>,
+    cipher: Vec<u8>,
+}
+
+/// All vectors of a file, which has so many.
+fn vectors(text: &str, count: usize) -> Vec<Vector> {
+    let vector = |record: &Vec<(&str, Vec<u8>)>| {
         let [
             ("key", secret),
             ("tweak", tweak),
@@ -78,18 +85,91 @@ pub fn published_vectors(backend: &impl Backend) {
             panic!("malformed record: {record:?}");
         };
         let mut key = PageKey::empty();
-        key.set(
-            &[&secret[..], &[0x5a; 32]]
-                .concat()
-                .try_into()
-                .expect("32-byte key"),
-        );
-        let mut message = plain.clone();
-        let tag = encrypt(backend, &key, tweak, &mut message).expect("long enough");
-        assert_eq!(message, *cipher, "{} bytes", plain.len());
-        assert_eq!(decrypt(backend, &key, tweak, &mut message), Ok(tag));
-        assert_eq!(message, *plain, "{} bytes", plain.len());
+        let secret = [&secret[..], &[0x5a; 32]].concat();
+        key.set(&secret.try_into().expect("32-byte key"));
+        Vector {
+            key,
+            tweak: tweak.clone(),
+            plain: plain.clone(),
+            cipher: cipher.clone(),
+        }
+    };
+    let vectors: Vec<Vector> = records(text).iter().map(vector).collect();
+    assert_eq!(vectors.len(), count);
+    vectors
+}
+
+/// The published vectors, and whole pages as HCTR2's authors encrypt them.
+pub fn published_vectors(backend: &impl Backend) {
+    let short = vectors(include_str!("vectors/hctr2-aes256.txt"), 7);
+    let pages = vectors(include_str!("vectors/hctr2-pages.txt"), 4);
+    for vector in short.iter().chain(&pages) {
+        let mut message = vector.plain.clone();
+        let tag = encrypt(backend, &vector.key, &vector.tweak, &mut message).expect("long enough");
+        assert_eq!(message, vector.cipher, "{} bytes", message.len());
+        let back = decrypt(backend, &vector.key, &vector.tweak, &mut message);
+        assert_eq!(back, Ok(tag));
+        assert_eq!(message, vector.plain, "{} bytes", message.len());
     }
+    for vector in &pages {
+        let (tweak, plain) = (tweak(&vector.tweak), page(&vector.plain));
+        check_page(backend, &vector.key, &tweak, plain, &page(&vector.cipher));
+    }
+}
+
+/// Random pages under random tweaks, against the crate `hctr2-rs`.
+pub fn agrees_with_another_implementation(backend: &impl Backend) {
+    let mut random = Random(8);
+    for _ in 0..ROUNDS {
+        let secret: [u8; 64] = random.bytes();
+        let mut key = PageKey::empty();
+        key.set(&secret);
+        let (bytes, plain) = (random.bytes::<32>(), random.page());
+        let mut cipher = [0; 4096];
+        let oracle = Hctr2_256::new(&secret[..32]);
+        oracle
+            .encrypt(&plain, &bytes, &mut cipher)
+            .expect("a page is long enough");
+        check_page(backend, &key, &tweak(&bytes), plain, &cipher);
+    }
+}
+
+/// All three functions for pages: in place, of a copy, and back.
+fn check_page(backend: &impl Backend, key: &PageKey, tweak: &Tweak, plain: Page, cipher: &Page) {
+    let mut message = plain;
+    let tag = encrypt_page(backend, key, tweak, &mut message);
+    assert!(message == *cipher, "{tweak:?}");
+    let mut copy = [0x3c; 4096];
+    let from = encrypt_page_from(backend, key, tweak, &shared(&plain), &mut copy);
+    assert!(copy == *cipher && from == tag, "{tweak:?}");
+    assert_eq!(decrypt_page(backend, key, tweak, &mut message), tag);
+    assert!(message == plain, "{tweak:?}");
+}
+
+/// The tweak that is coded so.
+fn tweak(bytes: &[u8]) -> Tweak {
+    let [s0, s1, pfn, kind] = *bytes.as_chunks::<8>().0 else {
+        panic!("{} bytes of tweak", bytes.len());
+    };
+    Tweak {
+        session: SessionId([s0, s1].concat().try_into().expect("16 bytes")),
+        pfn: Pfn(u64::from_le_bytes(pfn)),
+        kind: PageKind(u64::from_le_bytes(kind)),
+    }
+}
+
+fn page(bytes: &[u8]) -> Page {
+    bytes.try_into().expect("a page")
+}
+
+/// The page as one that others may write.
+fn shared(page: &Page) -> SharedPage {
+    std::array::from_fn(|block| {
+        std::array::from_fn(|half| {
+            let at = 16 * block + 8 * half;
+            u64::from_ne_bytes(page[at..at + 8].try_into().expect("eight bytes")).into()
+        })
+    })
 }
 
 /// Every length around the multiples of the batch sizes in use, against the portable backend.
@@ -114,14 +194,11 @@ pub fn agrees_with_portable(backend: &impl Backend) {
         let tag = encrypt_page(backend, &key, &tweak, &mut one);
         assert_eq!(tag, encrypt_page(&Portable, &key, &tweak, &mut other));
         assert_eq!(one, other);
-        let shared: SharedPage = std::array::from_fn(|block| {
-            std::array::from_fn(|half| {
-                let at = 16 * block + 8 * half;
-                u64::from_ne_bytes(plain[at..at + 8].try_into().expect("eight bytes")).into()
-            })
-        });
         let mut copy = random.page();
-        assert_eq!(tag, encrypt_page_from(backend, &key, &tweak, &shared, &mut copy));
+        assert_eq!(
+            tag,
+            encrypt_page_from(backend, &key, &tweak, &shared(&plain), &mut copy)
+        );
         assert_eq!(copy, other);
         assert_eq!(decrypt_page(backend, &key, &tweak, &mut one), tag);
         assert_eq!(one, plain);

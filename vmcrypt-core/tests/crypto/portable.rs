@@ -16,6 +16,11 @@ fn round_trips_of_every_length() {
 }
 
 #[test]
+fn pages_agree_with_another_implementation() {
+    backend::agrees_with_another_implementation(&Portable);
+}
+
+#[test]
 fn diffusion() {
     backend::diffusion(&Portable);
 }
