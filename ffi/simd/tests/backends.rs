@@ -60,6 +60,13 @@ macro_rules! tests {
             }
 
             #[test]
+            fn aes() {
+                if let Some(backend) = backend() {
+                    super::backend::aes(&backend);
+                }
+            }
+
+            #[test]
             fn diffusion() {
                 if let Some(backend) = backend() {
                     super::backend::diffusion(&backend);

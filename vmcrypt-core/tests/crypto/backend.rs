@@ -2,9 +2,12 @@
 //! `ffi/simd` for each of its own.
 
 use hctr2_rs::Hctr2_256;
-use vmcrypt_core::cipher::{Backend, Page, PageKey, PageKind, PageTag, Portable, Tweak};
+use std::cell::Cell;
+use vmcrypt_core::aes::{AesKey, Block};
+use vmcrypt_core::cipher::{Backend, Keys, Page, PageKey, PageKind, PageTag, Portable, Tweak};
 use vmcrypt_core::cipher::{SharedPage, decrypt, decrypt_page, encrypt, encrypt_page, encrypt_page_from};
 use vmcrypt_core::ids::{Pfn, SessionId};
+use vmcrypt_core::polyval::HashKey;
 
 /// Repetitions, fewer where an interpreter runs them.
 pub const ROUNDS: usize = if cfg!(miri) { 2 } else { 100 };
@@ -115,6 +118,97 @@ pub fn published_vectors(backend: &impl Backend) {
         let (tweak, plain) = (tweak(&vector.tweak), page(&vector.plain));
         check_page(backend, &vector.key, &tweak, plain, &page(&vector.cipher));
     }
+}
+
+/// NIST's known answers and Monte Carlo tests for AES-256, by each of a backend's ways through it.
+pub fn aes(backend: &impl Backend) {
+    let lane = Cell::new(0);
+    let encrypt = |key: &AesKey, block: &mut Block| backend.encrypt_block(key, block);
+    let decrypt = |key: &AesKey, block: &mut Block| backend.decrypt_block(key, block);
+    let stream = |key: &AesKey, block: &mut Block| stream_block(backend, &lane, key, block);
+
+    let records = records(include_str!("vectors/aes256.txt"));
+    assert_eq!(records.len(), 21);
+    for record in records {
+        let [("key", secret), ("plain", plain), ("cipher", cipher)] = &record[..] else {
+            panic!("malformed record: {record:?}");
+        };
+        let mut key = AesKey::empty();
+        key.set(secret[..].try_into().expect("32-byte key"));
+        let (plain, cipher) = (block(plain), block(cipher));
+        assert_eq!(done(&encrypt, &key, plain), cipher);
+        assert_eq!(done(&decrypt, &key, cipher), plain);
+        for _ in 0..STREAM {
+            assert_eq!(done(&stream, &key, plain), cipher);
+        }
+    }
+
+    // CAVP's response file ECBMCT256.rsp (CAVS 11.1): what COUNT 0 begins with, and the result of COUNT 99.
+    if cfg!(miri) {
+        return;
+    }
+    const SECRET: (u128, u128) = (
+        0xf9e8389f5b80712e3886cc1fa2d28a3b,
+        0x8c9cd88a2d4a54c6aa86ce0fef944be0,
+    );
+    const PLAIN: u128 = 0xb379777f9050e2a818f2940cbbd9aba4;
+    const CIPHER: u128 = 0xc5d2cb3d5b7ff0e23e308967ee074825;
+    assert_eq!(monte_carlo(&encrypt, SECRET, PLAIN), CIPHER);
+    assert_eq!(monte_carlo(&stream, SECRET, PLAIN), CIPHER);
+    const BACK_SECRET: (u128, u128) = (
+        0x2b09ba39b834062b9e93f48373b8dd01,
+        0x8dedf1e5ba1b8af831ebbacbc92a2643,
+    );
+    const BACK_CIPHER: u128 = 0x89649bd0115f30bd878567610223a59d;
+    const BACK_PLAIN: u128 = 0xe3d3868f578caf34e36445bf14cefc68;
+    assert_eq!(monte_carlo(&decrypt, BACK_SECRET, BACK_CIPHER), BACK_PLAIN);
+}
+
+/// AESAVS, section 6.4.1, for 256 bits: a hundred keys, each with a chain of a thousand blocks, the last two of which
+/// change the key.
+fn monte_carlo(way: &impl Fn(&AesKey, &mut Block), secret: (u128, u128), start: u128) -> u128 {
+    let (mut high, mut low) = secret;
+    let mut block = start.to_be_bytes();
+    let mut key = AesKey::empty();
+    for _ in 0..100 {
+        let secret = [high.to_be_bytes(), low.to_be_bytes()].concat();
+        key.set(&secret.try_into().expect("32 bytes"));
+        let mut before = block;
+        for _ in 0..1000 {
+            before = block;
+            way(&key, &mut block);
+        }
+        high ^= u128::from_be_bytes(before);
+        low ^= u128::from_be_bytes(block);
+    }
+    u128::from_be_bytes(block)
+}
+
+/// Blocks of a message of [`stream_block`]: a group of the widest backend, and single ones.
+const STREAM: usize = 35;
+
+/// Encrypts one block by the key stream, in another of its places each time: XCTR's block `i` is that of `start ^ i`.
+fn stream_block(backend: &impl Backend, lane: &Cell<usize>, key: &AesKey, block: &mut Block) {
+    let at = lane.get() % (STREAM - 1) + 1;
+    lane.set(at);
+    let start = (u128::from_le_bytes(*block) ^ at as u128).to_le_bytes();
+    let hash = HashKey::empty();
+    let keys = Keys {
+        cipher: key,
+        hash: &hash,
+    };
+    let mut blocks = [[0; 16]; STREAM];
+    backend.xctr_then_hash(keys, &start, &mut [0; 16], &mut blocks);
+    *block = blocks[at];
+}
+
+fn done(way: &impl Fn(&AesKey, &mut Block), key: &AesKey, mut block: Block) -> Block {
+    way(key, &mut block);
+    block
+}
+
+fn block(bytes: &[u8]) -> Block {
+    bytes.try_into().expect("16 bytes")
 }
 
 /// Random pages under random tweaks, against the crate `hctr2-rs`.

@@ -21,6 +21,11 @@ fn pages_agree_with_another_implementation() {
 }
 
 #[test]
+fn aes() {
+    backend::aes(&Portable);
+}
+
+#[test]
 fn diffusion() {
     backend::diffusion(&Portable);
 }
