@@ -128,7 +128,8 @@ class Function:
         self.parameters = [re.search(rf"({_VALUE})$", part)[1] for part in _arguments(inside)]
         self.blocks, label = {}, None
         for line in lines[1:]:
-            line = line.split(" ; preds")[0].split(";")[0].rstrip() if not line.startswith('"') else line.split(": ")[0].rstrip(":") + ":"
+            # A quoted label may hold a semicolon, which begins a comment elsewhere.
+            line = line.split(": ")[0].rstrip(":") + ":" if line.startswith('"') else line.split(";")[0].rstrip()
             if not line or line == "}":
                 continue
             if not line.startswith(" "):

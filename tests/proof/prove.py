@@ -97,11 +97,13 @@ def xctr(module, counts):
     """Block i of a message gets E(S ^ i), and block 0 nothing: with the identity for E and zeros for the message, S ^ i."""
     start = z3.BitVec("S", N)
     for count in counts:
-        machine = ir.Machine(module, {DOT: lambda machine, out, *_: machine.memory.store(out, [0] * N), AES: lambda *_: None})
+        nothing = lambda machine, out, *_: machine.memory.store(out, [0] * N)
+        machine = ir.Machine(module, {DOT: nothing, AES: lambda *_: None})
         machine.memory.store(("start", 0), [ir.a(i) for i in range(N)])
         for name, size in (("acc", 16), ("hash", 512), ("blocks", 16 * count)):
             machine.memory.store((name, 0), [0] * 8 * size)
-        machine.run(XCTR, [("self", 0), ("cipher", 0), ("hash", 0), ("start", 0), ("acc", 0), ("blocks", 0), ir.constant(count, 64)])
+        pointers = [(name, 0) for name in ("self", "cipher", "hash", "start", "acc", "blocks")]
+        machine.run(XCTR, [*pointers, ir.constant(count, 64)])
         require(machine.memory.load(("blocks", 0), N) == [0] * N, "block 0 stays as it is")
         stream = [expression(machine.memory.load(("blocks", 16 * i), N), start) for i in range(1, count)]
         always(z3.And(*[block == start ^ z3.BitVecVal(i, N) for i, block in enumerate(stream, 1)]), f"{count} blocks")
@@ -167,7 +169,8 @@ def main():
     judge("XCTR's stream, all S, up to a page", xctr, module, counts)
     judge("XCTR's counter blocks differ, all S", distinct)
     control("a shift of the reduction", polyval, DOT, r"(= shl i64 %[-\w.]+, )(57)", one_more, expected)
-    control("a hole that is filled", polyval, DOT, r"(= and i64 %[-\w.]+, )(1229782938247303441)", lambda match: match[1] + "-1", expected)
+    filled = lambda match: match[1] + "-1"
+    control("a hole that is filled", polyval, DOT, r"(= and i64 %[-\w.]+, )(1229782938247303441)", filled, expected)
     control("the key's other half", polyval, HASH, r"(i64 )(504)\b", lambda match: match[1] + "496", expected)
     control("a power too far", powers_of_the_key, SET, r"(i64 )(-16)\b", lambda match: match[1] + "-32")
     control("a counter that skips", xctr, XCTR, r"(= add i128 %[-\w.]+, )(4)\b", one_more, [9])
