@@ -6,11 +6,11 @@
 
 mod build;
 mod config;
-mod elf;
+pub mod elf;
 mod pagetables;
 #[cfg(test)]
 mod tests;
-mod unpack;
+pub mod unpack;
 
 pub use build::Launch;
 pub use config::Config;

@@ -248,7 +248,9 @@ pub unsafe extern "C" fn vmc_record_begin(
         )
     };
     domain.restored = Digests::EMPTY;
-    verdict(Facts::read(buffer).and_then(|facts| facts.read_plain(buffer, PfnSet::new(words))))
+    verdict(stack::wiped(|| {
+        Facts::read(buffer).and_then(|facts| facts.read_plain(buffer, PfnSet::new(words)))
+    }))
 }
 
 /// Compares the plain pages that were restored with those that were exported.
@@ -263,9 +265,11 @@ pub unsafe extern "C" fn vmc_record_verify_plain(
 ) -> Verdict {
     // SAFETY: by the caller's promise.
     let (domain, buffer) = unsafe { (locked(domain), slice::from_raw_parts(buffer, len)) };
-    verdict(Facts::read(buffer).and_then(|facts| {
-        let same = facts.digests.plain == domain.restored.plain;
-        same.then_some(()).ok_or(Refusal::TablesDiffer)
+    verdict(stack::wiped(|| {
+        Facts::read(buffer).and_then(|facts| {
+            let same = facts.digests.plain == domain.restored.plain;
+            same.then_some(()).ok_or(Refusal::TablesDiffer)
+        })
     }))
 }
 
@@ -278,8 +282,10 @@ pub unsafe extern "C" fn vmc_record_verify(domain: *mut VmcDomain, buffer: *cons
     // SAFETY: by the caller's promise.
     let (domain, buffer) = unsafe { (locked(domain), slice::from_raw_parts(buffer, len)) };
     domain.keys.zeroize();
-    verdict(Facts::read(buffer).and_then(|facts| {
-        let same = facts.digests == domain.restored;
-        same.then_some(()).ok_or(Refusal::PagesDiffer)
+    verdict(stack::wiped(|| {
+        Facts::read(buffer).and_then(|facts| {
+            let same = facts.digests == domain.restored;
+            same.then_some(()).ok_or(Refusal::PagesDiffer)
+        })
     }))
 }

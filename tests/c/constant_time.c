@@ -14,6 +14,7 @@
 
 #include "checks.h"
 #include "guest.h"
+#include "owner.h"
 
 static void secret(void *p, size_t size)
 {
@@ -214,11 +215,8 @@ static void life(bool owned)
 static void owner(const struct VmcKeyLoad *genuine)
 {
     struct VmcKeyLoad load = *genuine;
-    char digits[2 * 32 + 1];
 
-    for ( unsigned int i = 0; i < 32; i++ )
-        sprintf(digits + 2 * i, "%02x", load.bytes[32 + i]);
-    CHECK("an owner is named", vmc_owner_add((const uint8_t *)digits, 64));
+    CHECK("an owner is named", name_owner(genuine));
     CHECK("his key is taken", vmc_key_load(&load) == 0);
     load.bytes[load.size - 1] ^= 1;
     CHECK("the tag of the file", vmc_key_load(&load) == VMC_REFUSAL_KEY_CHANGED + 1);
@@ -254,27 +252,6 @@ static void canaries(const struct VmcKeyLoad *genuine)
     CHECK("a public key that follows from a secret, besides", vmc_key_load(&load) == 0 && uses() > tags);
     disclosed_is_public = true;
     public(&load, sizeof(load));
-}
-
-static void print_public_key(void)
-{
-    struct VmcHostInfo info;
-
-    boot(VMC_BACKEND_PORTABLE);
-    vmc_host_describe(&info);
-    for ( size_t i = 0; i < sizeof(info.public_key); i++ )
-        printf("%02x", info.public_key[i]);
-    putchar('\n');
-}
-
-static void read_key(const char *path, struct VmcKeyLoad *load)
-{
-    FILE *file = fopen(path, "rb");
-
-    if ( !file )
-        abort();
-    load->size = fread(load->bytes, 1, sizeof(load->bytes), file);
-    fclose(file);
 }
 
 /* `public-key`, or a file with the key of an owner that is sealed to that public key. */

@@ -243,3 +243,60 @@ fn authenticator(once: &[u8; 32], aad: &[u8], text: &[u8]) -> [u8; 16] {
     mac.update(&[lengths.to_le_bytes().into()]);
     mac.finalize().into()
 }
+
+#[cfg(test)]
+mod tests {
+    //! Project Wycheproof's tests of what this module uses or builds. RFC 9180's own
+    //! vectors go through the public interface (`tests/crypto/hpke.rs`).
+
+    use super::*;
+    use wycheproof::{TestResult, aead, xdh};
+
+    /// A point of small order is refused by `decapsulate()`, and what it goes by is that the product is zero.
+    #[test]
+    #[cfg_attr(miri, ignore = "minutes of curve arithmetic")]
+    fn x25519() {
+        let set = xdh::TestSet::load(xdh::TestName::X25519).unwrap();
+        let (mut tests, mut weak) = (0, 0);
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            let mut pair = KeyPair::empty();
+            pair.set(test.private_key[..].try_into().unwrap());
+            let mut shared = [0; 32];
+            pair.multiply(&PublicKey(test.public_key[..].try_into().unwrap()), &mut shared);
+            assert_eq!(shared, test.shared_secret[..], "test {}", test.tc_id);
+            tests += 1;
+            weak += usize::from(shared == [0; 32]);
+        }
+        assert_eq!((tests, weak), (518, 31));
+    }
+
+    /// Nonces of other lengths than RFC 8439's have no type here.
+    #[test]
+    #[cfg_attr(miri, ignore = "parses a large file")]
+    fn chacha20_poly1305() {
+        let set = aead::TestSet::load(aead::TestName::ChaCha20Poly1305).unwrap();
+        let (mut genuine, mut forged, mut other) = (0, 0, 0);
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            let Ok(nonce) = test.nonce[..].try_into() else {
+                assert_eq!(test.result, TestResult::Invalid);
+                other += 1;
+                continue;
+            };
+            let key = test.key[..].try_into().unwrap();
+            let tag = test.tag[..].try_into().unwrap();
+            let mut text = test.ct.to_vec();
+            let opened = decrypt(&CipherKeys { key, nonce }, &tag, &test.aad, &mut text);
+            let valid = test.result == TestResult::Valid;
+            assert_eq!(
+                opened,
+                if valid { Ok(()) } else { Err(Forged) },
+                "test {}",
+                test.tc_id
+            );
+            let expected = if valid { &test.pt } else { &test.ct };
+            assert_eq!(text, expected[..], "test {}", test.tc_id);
+            *if valid { &mut genuine } else { &mut forged } += 1;
+        }
+        assert_eq!((genuine, forged, other), (256, 60, 9));
+    }
+}

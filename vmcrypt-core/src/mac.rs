@@ -241,4 +241,53 @@ mod tests {
             }
         }
     }
+
+    /// Project Wycheproof's HMAC-SHA-256. Keys of more than a block are not taken here.
+    #[test]
+    #[cfg_attr(miri, ignore = "parses a large file")]
+    fn wycheproof_hmac() {
+        use wycheproof::{TestResult, mac};
+        let set = mac::TestSet::load(mac::TestName::HmacSha256).unwrap();
+        let (mut genuine, mut forged, mut long) = (0, 0, 0);
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            if test.key.len() > BLOCK {
+                long += 1;
+                continue;
+            }
+            let mut mac = Hmac::empty();
+            mac.start(&test.key);
+            mac.update(&test.msg);
+            // Half of the tests cut the tag off after 16 bytes.
+            let equal = mac.finish().starts_with(&test.tag);
+            assert_eq!(equal, test.result == TestResult::Valid, "test {}", test.tc_id);
+            *if equal { &mut genuine } else { &mut forged } += 1;
+        }
+        assert_eq!((genuine, forged, long), (60, 108, 6));
+    }
+
+    /// Project Wycheproof's HKDF-SHA-256. The salt is an HMAC key; what is more than can be derived stays zero.
+    #[test]
+    #[cfg_attr(miri, ignore = "parses a large file")]
+    fn wycheproof_hkdf() {
+        use wycheproof::TestResult;
+        use wycheproof::hkdf::{TestName, TestSet};
+        let set = TestSet::load(TestName::HkdfSha256).unwrap();
+        let (mut derived, mut refused, mut long) = (0, 0, 0);
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            if test.salt.len() > BLOCK {
+                long += 1;
+                continue;
+            }
+            let mut out = std::vec![1; test.size];
+            hkdf(&test.salt, &test.ikm, &[&test.info], &mut out);
+            if test.result == TestResult::Valid {
+                assert_eq!(out, test.okm[..], "test {}", test.tc_id);
+                derived += 1;
+            } else {
+                assert!(test.size > 255 * 32 && out[255 * 32..].iter().all(|byte| *byte == 0));
+                refused += 1;
+            }
+        }
+        assert_eq!((derived, refused, long), (81, 3, 2));
+    }
 }

@@ -6,8 +6,10 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use vmcrypt_core::{hpke::PublicKey, sealed_key::Policy};
 use vmcrypt_host::{Tally, cmd, hostpkg, paths, progress::Step};
+use vmcrypt_tools::owner::OwnerKey;
 
 use crate::xen::{
     Flavour, patches_dir,
@@ -35,22 +37,46 @@ pub fn compile(
     Ok(program)
 }
 
-/// Compile a program with the very objects that Xen is linked from: what it runs is the hypervisor's machine code.
-pub fn with_hypervisor_code(name: &str, source: &str, step: &Step) -> Result<PathBuf> {
+/// Compile a program with the very objects that Xen is linked from: what it runs is the hypervisor's machine code. What
+/// else it is made of is in `more`.
+pub fn with_hypervisor_code(
+    name: &str,
+    source: &str,
+    more: &[PathBuf],
+    options: &[&str],
+    step: &Step,
+) -> Result<PathBuf> {
     hostpkg::ensure(&["binutils"])?;
     step.note("the Rust part as for Xen");
     {
         let _lock = paths::lock("xen")?;
         rust::build(&Flavour::Product.dir())?;
     }
-    let objects = Part::ALL.map(Part::object);
-    compile(
-        name,
-        &[source, "xen.c"],
-        &objects,
-        &["-O2", "-z", "noexecstack"],
-        step,
-    )
+    let objects = [&Part::ALL.map(Part::object)[..], more].concat();
+    let options = [&["-O2", "-z", "noexecstack"], options].concat();
+    compile(name, &[source, "xen.c"], &objects, &options, step)
+}
+
+/// The domain's handle in `tests/c/guest.h`.
+const UUID: [u8; 16] = *b"a guest's handle";
+
+/// Seal a new owner's key to the host of such a program, which draws the same keys at each start: a file.
+pub fn owners_key(program: &Path) -> Result<PathBuf> {
+    let host = cmd::output(Command::new(program).arg("public-key"))?;
+    let key = OwnerKey::draw()?.seal(UUID, Policy::default(), &[public_key(host.trim())?])?;
+    let sealed = program.with_extension("key");
+    fs::write(&sealed, key).with_context(|| format!("cannot write {}", paths::short(&sealed)))?;
+    Ok(sealed)
+}
+
+fn public_key(digits: &str) -> Result<PublicKey> {
+    ensure!(digits.len() == 64, "`{digits}` is no public key");
+    let mut key = PublicKey::default();
+    for (byte, pair) in key.0.iter_mut().zip(digits.as_bytes().chunks(2)) {
+        let text = std::str::from_utf8(pair)?;
+        *byte = u8::from_str_radix(text, 16).with_context(|| format!("`{digits}` is no public key"))?;
+    }
+    Ok(key)
 }
 
 /// Print the verdicts that such a program left in `log`, and count them by its last line. `ended` is how it ended.

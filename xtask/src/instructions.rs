@@ -101,7 +101,7 @@ impl Program {
     fn build() -> Result<Self> {
         hostpkg::ensure(&["valgrind"])?;
         let step = Step::new("build the paths that are counted");
-        let program = c_program::with_hypervisor_code("paths", "paths.c", &step)?;
+        let program = c_program::with_hypervisor_code("paths", "paths.c", &[], &[], &step)?;
         step.done("");
         Ok(Self(program))
     }

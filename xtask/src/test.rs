@@ -27,6 +27,7 @@ mod constant_time;
 mod fuzz;
 mod harness;
 mod miri;
+mod proof;
 mod stack;
 
 /// Run everything that CI runs
@@ -108,6 +109,12 @@ const SECTIONS: &[Section] = &[
         needs: &[],
         slow: false,
         run: |_| counted(miri::run()),
+    },
+    Section {
+        name: "proof",
+        needs: &[],
+        slow: false,
+        run: |_| counted(proof::run()),
     },
     Section {
         name: "fuzzing",

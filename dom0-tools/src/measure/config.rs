@@ -287,14 +287,17 @@ impl<'a> Parser<'a> {
     /// The rest of a list, lists in it included.
     fn list(&mut self) -> Result<usize, Error> {
         let mut elements = 0;
+        // Counted, not called: a file may nest them deeper than the stack is.
+        let mut inner = 0usize;
         loop {
             match self.token()? {
-                Some(Token::Sign(b']')) => return Ok(elements),
+                Some(Token::Sign(b']')) if inner == 0 => return Ok(elements),
+                Some(Token::Sign(b']')) => inner -= 1,
                 Some(Token::Sign(b'[')) => {
-                    self.list()?;
-                    elements += 1;
+                    elements += usize::from(inner == 0);
+                    inner += 1;
                 }
-                Some(Token::Atom(_)) => elements += 1,
+                Some(Token::Atom(_)) => elements += usize::from(inner == 0),
                 Some(Token::Sign(b',') | Token::End) => {}
                 _ => return self.fail("a list is not closed"),
             }
@@ -428,5 +431,14 @@ mod tests {
             assert!(error.contains(words), "{text}: {error}");
         }
         assert!(parse("memory=128\npci=[]\ne820_host=0").is_ok());
+        assert!(parse("memory=128\npci=[[]]").is_err());
+        assert!(parse("memory=128\ndisk=[['a', ['b']], 'c']\nname='x'").is_ok());
+    }
+
+    #[test]
+    fn lists_nest_as_deep_as_they_like() {
+        let (open, close) = ("[".repeat(1 << 20), "]".repeat(1 << 20));
+        assert!(parse(&format!("memory=128\ndisk={open}{close}")).is_ok());
+        assert!(parse(&format!("memory=128\ndisk={open}")).is_err());
     }
 }

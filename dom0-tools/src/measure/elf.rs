@@ -110,11 +110,13 @@ impl<'a> Kernel<'a> {
             });
         }
         let first = segments.iter().map(|segment| segment.address).min();
-        let end = segments
+        let ends = segments
             .iter()
-            .map(|segment| segment.address.checked_add(segment.size))
-            .max();
-        let (Some(first), Some(Some(end))) = (first, end) else {
+            .map(|segment| segment.address.checked_add(segment.size));
+        let end = ends
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| no("a segment ends behind the last address"))?;
+        let (Some(first), Some(end)) = (first, end.into_iter().max()) else {
             return Err(no("it has nothing to load"));
         };
 

@@ -3,10 +3,14 @@
 use std::borrow::Cow;
 use std::io::Read;
 
+use liblzma::stream::Stream;
+
 use super::Error;
 
 /// `XC_DOM_DECOMPRESS_MAX`.
 const LARGEST: usize = 1 << 30;
+/// `LZMA_BLOCK_SIZE`, which bounds what a file may ask the decoder to allocate.
+const LZMA_MEMORY: u64 = 256 << 20;
 
 /// The ELF image in a kernel file.
 pub fn kernel(file: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
@@ -20,14 +24,10 @@ pub fn kernel(file: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     let payload = payload(&file)?;
     Ok(Cow::Owned(match payload {
         _ if payload.starts_with(GZIP) => inflate(payload)?,
-        _ if payload.starts_with(b"\xfd7zXZ") => sized(payload, |packed| {
-            read(liblzma::read::XzDecoder::new(packed), "xz")
-        })?,
-        _ if payload.starts_with(b"\x5d\0") => sized(payload, |packed| {
-            let stream = liblzma::stream::Stream::new_lzma_decoder(u64::MAX)
-                .map_err(|error| Error::Kernel(format!("lzma: {error}")))?;
-            read(liblzma::read::XzDecoder::new_stream(packed, stream), "lzma")
-        })?,
+        _ if payload.starts_with(b"\xfd7zXZ") => {
+            lzma(payload, Stream::new_stream_decoder(LZMA_MEMORY, 0), "xz")?
+        }
+        _ if payload.starts_with(b"\x5d\0") => lzma(payload, Stream::new_lzma_decoder(LZMA_MEMORY), "lzma")?,
         _ if payload.starts_with(b"\x28\xb5\x2f\xfd") => sized(payload, |packed| {
             let decoder = ruzstd::decoding::StreamingDecoder::new(packed)
                 .map_err(|error| Error::Kernel(format!("it is packed by zstd and damaged: {error}")))?;
@@ -79,6 +79,17 @@ fn sized(payload: &[u8], unpack: impl FnOnce(&[u8]) -> Result<Vec<u8>, Error>) -
         return Err(Error::Kernel("its unpacked size is not what it says".into()));
     }
     Ok(unpacked)
+}
+
+fn lzma(
+    payload: &[u8],
+    decoder: Result<Stream, liblzma::stream::Error>,
+    what: &str,
+) -> Result<Vec<u8>, Error> {
+    let decoder = decoder.map_err(|error| Error::Kernel(format!("{what}: {error}")))?;
+    sized(payload, |packed| {
+        read(liblzma::read::XzDecoder::new_stream(packed, decoder), what)
+    })
 }
 
 /// Blocks, each with its packed size before it: `xg_dom_decompress_lz4.c`.
@@ -185,5 +196,13 @@ mod tests {
         ] {
             kernel(&bad).expect_err("refused");
         }
+    }
+
+    /// As much as a damaged header asks for, which may be 4 GiB.
+    #[test]
+    fn a_dictionary_larger_than_xen_allows_is_refused() {
+        let packed = [b"\x5d\0\0\0\xf0".as_slice(), &[0xff; 8], &[0; 100]].concat();
+        let error = kernel(&bzimage(&with_size(packed, 5004))).expect_err("too large");
+        assert!(error.to_string().contains("memory"), "{error}");
     }
 }

@@ -53,6 +53,20 @@ macro_rules! tests {
             }
 
             #[test]
+            fn pages_agree_with_another_implementation() {
+                if let Some(backend) = backend() {
+                    super::backend::agrees_with_another_implementation(&backend);
+                }
+            }
+
+            #[test]
+            fn aes() {
+                if let Some(backend) = backend() {
+                    super::backend::aes(&backend);
+                }
+            }
+
+            #[test]
             fn diffusion() {
                 if let Some(backend) = backend() {
                     super::backend::diffusion(&backend);

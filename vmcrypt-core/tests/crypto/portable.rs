@@ -16,6 +16,16 @@ fn round_trips_of_every_length() {
 }
 
 #[test]
+fn pages_agree_with_another_implementation() {
+    backend::agrees_with_another_implementation(&Portable);
+}
+
+#[test]
+fn aes() {
+    backend::aes(&Portable);
+}
+
+#[test]
 fn diffusion() {
     backend::diffusion(&Portable);
 }

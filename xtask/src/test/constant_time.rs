@@ -3,15 +3,10 @@
 
 use std::{fs, process::Command};
 
-use anyhow::{Context, Result, ensure};
-use vmcrypt_core::{hpke::PublicKey, sealed_key::Policy};
+use anyhow::Result;
 use vmcrypt_host::{Tally, cmd, hostpkg, paths, progress::Step};
-use vmcrypt_tools::owner::OwnerKey;
 
 use crate::c_program;
-
-/// The domain's handle in `tests/c/guest.h`.
-const UUID: [u8; 16] = *b"a guest's handle";
 
 /// Run both checks.
 pub fn run() -> Result<Tally> {
@@ -50,13 +45,9 @@ fn memcheck() -> Result<Tally> {
     hostpkg::ensure(&["valgrind"])?;
     let dir = paths::target_subdir("test")?;
     let step = Step::new("memcheck");
-    let program = c_program::with_hypervisor_code("constant-time", "constant_time.c", &step)?;
+    let program = c_program::with_hypervisor_code("constant-time", "constant_time.c", &[], &[], &step)?;
 
-    // Its host draws the same keys each time, so that an owner can seal one to it beforehand.
-    let host = cmd::output(Command::new(&program).arg("public-key"))?;
-    let key = OwnerKey::draw()?.seal(UUID, Policy::default(), &[public_key(host.trim())?])?;
-    let sealed = dir.join("constant-time.key");
-    fs::write(&sealed, key)?;
+    let sealed = c_program::owners_key(&program)?;
 
     step.note("run");
     let (log, uses) = (dir.join("constant-time.log"), dir.join("constant-time.memcheck"));
@@ -71,14 +62,4 @@ fn memcheck() -> Result<Tally> {
         step.done("");
     }
     Ok(tally)
-}
-
-fn public_key(digits: &str) -> Result<PublicKey> {
-    ensure!(digits.len() == 64, "`{digits}` is no public key");
-    let mut key = PublicKey::default();
-    for (byte, pair) in key.0.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        let text = std::str::from_utf8(pair)?;
-        *byte = u8::from_str_radix(text, 16).with_context(|| format!("`{digits}` is no public key"))?;
-    }
-    Ok(key)
 }

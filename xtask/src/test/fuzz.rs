@@ -1,4 +1,4 @@
-//! Fuzzing every parser of bytes that dom0 chooses.
+//! Fuzzing every parser of bytes that dom0, or whoever has a guest measured, chooses.
 
 use std::{env, fs, process::Command, time::Duration};
 
