@@ -9,7 +9,8 @@ use vmcrypt_core::hpke::KeyPair;
 use vmcrypt_core::keys::RootKey;
 use zeroize::Zeroize;
 
-use crate::{Verdict, imports, stack, verdict};
+use crate::imports::Machine;
+use crate::{Verdict, stack, verdict};
 
 /// Version of the structures that the hypercall fills.
 pub const VMC_INTERFACE_VERSION: u32 = 3;
@@ -67,20 +68,28 @@ static KEY: HostCell = HostCell(UnsafeCell::new(HostKeys {
 }));
 static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
 
-/// Draws the host key and the key pair of this boot, and takes note of the backend.
+/// Draws the host key and the key pair of this boot, and takes note of the backend. The `size` bytes at `facts` are
+/// what Xen knows of this boot; keys follow from them, too.
 ///
 /// # Safety
-/// Called once, at boot, before the first domain is created.
+/// Called once, at boot, before the first domain is created; `facts` is valid for reads of `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_host_init(backend: u32) -> Verdict {
+pub unsafe extern "C" fn vmc_host_init(backend: u32, facts: *const u8, size: usize) -> Verdict {
     vmc_backend_use(backend);
     WIPED.store(false, Ordering::Relaxed);
     // SAFETY: nobody else holds the key yet, by the caller's promise.
     let keys = unsafe { &mut *KEY.0.get() };
-    let mut drawn = false;
-    // Through memory: a register that returns one bit may have some of the drawn ones beside it.
-    stack::wiped(|| drawn = keys.root.draw(imports::random) && keys.pair.draw(imports::random));
-    verdict(drawn.then_some(()).ok_or(Refusal::NoEntropy))
+    // SAFETY: by the caller's promise.
+    let facts = unsafe { core::slice::from_raw_parts(facts, size) };
+    let mut drawn = Err(Refusal::NoEntropy);
+    // Through memory: a register that returns a verdict may have some of the drawn bits beside it.
+    stack::wiped(|| {
+        drawn = keys
+            .root
+            .draw(&mut Machine, facts)
+            .and_then(|()| keys.pair.draw(&mut Machine, facts));
+    });
+    verdict(drawn)
 }
 
 /// From now on pages are encrypted by this backend. What is under way goes on with the one before: both must be allowed

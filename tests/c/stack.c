@@ -34,7 +34,7 @@ static void exports(void)
 {
     bool again;
 
-    if ( vmc_page_begin(subject->domain, 10, true, &ticket, &again) || again )
+    if ( vmc_page_begin(subject->domain, 10, PAGES, VMC_HELD_IDLE, &ticket, &again) || again )
         abort();
     vmc_page_encrypt_from(subject->domain, &ticket, &page, &copy);
     if ( vmc_page_end(subject->domain, &ticket) )
@@ -165,7 +165,7 @@ static void backend(const char *name, uint32_t number, bool possible)
     subject = &g;
     boot(number);
     suspended(&g);
-    if ( vmc_page_begin(g.domain, 10, false, &ticket, &again) || again )
+    if ( vmc_page_begin(g.domain, 10, PAGES, VMC_HELD_PAGES, &ticket, &again) || again )
         abort();
     memset(&page, 0x5a, sizeof(page));
     CHECK("encrypting in place", residue(encrypts) == 0);

@@ -14,6 +14,7 @@ mod class;
 mod disclose;
 pub mod domain;
 pub mod doors;
+pub mod entropy;
 pub mod hpke;
 pub mod ids;
 pub mod keyring;

@@ -89,6 +89,11 @@ const SMALL_POOL: Config = Config {
     ..Config::VMCRYPT
 };
 
+/// The debug build, whose generator is stuck once the keys of this boot are drawn: two windows of 32 words.
+const STUCK_LATER: Config = Config {
+    xen_arguments: "vmcrypt-entropy-canary=after:64",
+    ..Config::DEBUG
+};
 /// The debug build, told to find a page wrong.
 const DEBUG_CANARY: Config = Config {
     xen_arguments: "vmcrypt-oracle-canary",
@@ -518,9 +523,24 @@ pub const ALL: &[Case] = &[
         Free(&[VmCrypt], refuse::no_entropy),
     ),
     case(
+        "stuck-entropy",
+        "debug build: with a generator that repeats itself Xen does not start",
+        Free(&[Debug], refuse::stuck_entropy),
+    ),
+    case(
+        "stuck-entropy-later",
+        "debug build: a generator that is stuck after boot lets no session open, and harms nothing else",
+        In(STUCK_LATER, refuse::stuck_later),
+    ),
+    case(
         "pool-exhausted",
         "an empty replica pool refuses maps and nothing else",
         In(SMALL_POOL, attack::pool),
+    ),
+    case(
+        "export-limit",
+        "one session shows a page only so often; then maps fail until nothing is held",
+        In(Config::TWO_CPUS, attack::wear_out),
     ),
     case(
         "oxenstored",

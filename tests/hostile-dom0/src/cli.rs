@@ -39,6 +39,8 @@ enum Attack {
     MapStorm { domid: u16, seconds: u64 },
     /// Map this many frames of a guest and hold them
     Hold { domid: u16, frames: u64, seconds: u64 },
+    /// Map pages of a tiny guest again and again, until Xen maps no more
+    WearOut,
     /// Give a vCPU its own XSAVE record back with this many bytes more or less
     XsaveSize {
         domid: u16,
@@ -124,6 +126,7 @@ pub fn run() -> Result<()> {
             frames,
             seconds,
         } => maps::hold(&xen, DomId(domid), frames, Duration::from_secs(seconds))?,
+        Attack::WearOut => maps::wear_out(&xen)?,
         Attack::XsaveSize { domid, difference } => registers::xsave_size(&xen, DomId(domid), difference)?,
         Attack::RemoteSuspend { domid } => errno(remote_suspend(&xen, DomId(domid)))?,
         Attack::SetRegisters { domid } => errno(registers::set_registers(&xen, DomId(domid)))?,

@@ -114,6 +114,21 @@
 #define VMC_VIEW_CIPHER 2
 
 /**
+ * Pages of the domain are mapped.
+ */
+#define VMC_HELD_PAGES 0
+
+/**
+ * Nothing of the domain is mapped but the page that is asked for.
+ */
+#define VMC_HELD_NOTHING 1
+
+/**
+ * The same, and the domain may run and is not being saved.
+ */
+#define VMC_HELD_IDLE 2
+
+/**
  * Offset of the states in a record.
  */
 #define VMC_RECORD_STATES 320
@@ -378,6 +393,14 @@ typedef enum VmcRefusal {
    * The domain is not what the owner's policy names.
    */
   VMC_REFUSAL_MEASUREMENT = 40,
+  /**
+   * The hardware generator repeats itself.
+   */
+  VMC_REFUSAL_STUCK_ENTROPY = 41,
+  /**
+   * As many pages were exported in the session as may be.
+   */
+  VMC_REFUSAL_SESSION_FULL = 42,
 } VmcRefusal;
 
 /**
@@ -856,12 +879,15 @@ size_t vmc_door_name(uint32_t family, const uint8_t **text);
 size_t vmc_weakness_text(uint32_t weakness, const uint8_t **text);
 
 /**
- * Draws the host key and the key pair of this boot, and takes note of the backend.
+ * Draws the host key and the key pair of this boot, and takes note of the backend. The `size` bytes at `facts` are
+ * what Xen knows of this boot; keys follow from them, too.
  *
  * # Safety
- * Called once, at boot, before the first domain is created.
+ * Called once, at boot, before the first domain is created; `facts` is valid for reads of `size` bytes.
  */
-Verdict vmc_host_init(uint32_t backend);
+Verdict vmc_host_init(uint32_t backend,
+                      const uint8_t *facts,
+                      size_t size);
 
 /**
  * From now on pages are encrypted by this backend. What is under way goes on with the one before: both must be allowed
@@ -890,6 +916,11 @@ void vmc_host_describe(struct VmcHostInfo *info);
  * Draws 64 bits from RDSEED or RDRAND; false if the hardware gave none.
  */
 extern bool vmc_c_random(uint64_t *word);
+
+/**
+ * The time stamp counter.
+ */
+extern uint64_t vmc_c_cycles(void);
 
 /**
  * Stops the machine: an impossible state was reached.
@@ -997,15 +1028,16 @@ Verdict vmc_map_judge(struct VmcDomain *domain,
                       uint32_t *view);
 
 /**
- * Begins the export of page `pfn`, before its content is read, opening a session if need be. `idle` says that
- * the domain may run and has nothing mapped. True through `again`: come back later, nothing was begun.
+ * Begins the export of page `pfn`, before its content is read, opening a session if need be. The domain has `pages` pages,
+ * and dom0 holds of them what `held` says. True through `again`: come back later, nothing was begun.
  *
  * # Safety
  * `domain` went through `vmc_domain_init`, the caller holds its lock, the other pointers are valid.
  */
 Verdict vmc_page_begin(struct VmcDomain *domain,
                        uint64_t pfn,
-                       bool idle,
+                       uint64_t pages,
+                       uint32_t held,
                        struct VmcTicket *ticket,
                        bool *again);
 

@@ -23,6 +23,7 @@ int vmcrypt_map_init(void);
 static int __init cf_check vmcrypt_init(void)
 {
     struct VmcHostInfo info = {};
+    uint32_t verdict;
 
     if ( !opt_vmcrypt )
     {
@@ -32,7 +33,10 @@ static int __init cf_check vmcrypt_init(void)
 
     /* Guests that were promised protection must not run without it. */
     vmcrypt_backend_init();
-    if ( vmc_host_init(vmcrypt_backend) )
+    verdict = vmcrypt_draw_keys();
+    if ( verdict == VMC_REFUSAL_STUCK_ENTROPY + 1 )
+        panic("VMCrypt: RDSEED or RDRAND is stuck, it repeats itself; power the machine off and on, update its firmware, or run guests unprotected with vmcrypt=off\n");
+    if ( verdict )
         panic("VMCrypt: no RDSEED or RDRAND to draw keys from; vmcrypt=off runs guests unprotected\n");
     if ( vmcrypt_replica_init() || vmcrypt_map_init() )
         panic("VMCrypt: no memory for the replica pool\n");

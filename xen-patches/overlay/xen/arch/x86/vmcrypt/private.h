@@ -141,6 +141,8 @@ uint64_t vmcrypt_vector_xcr0(unsigned int backend);
 void vmcrypt_vector_wipe(void);
 
 /* glue.c */
+/* Draws the keys of this boot: 0, or a refusal and one. */
+uint32_t vmcrypt_draw_keys(void);
 void *vmcrypt_scratch(void);
 void vmcrypt_copy_from(void *to, mfn_t from);
 void vmcrypt_copy_to(mfn_t to, const void *from);
