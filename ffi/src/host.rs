@@ -20,6 +20,8 @@ pub const VMC_OP_HOST_INFO: u32 = 0;
 pub const VMC_OP_DOMAIN_INFO: u32 = 1;
 /// Sub-operation: take a sealed key.
 pub const VMC_OP_KEY_LOAD: u32 = 2;
+/// Sub-operation of every domain: fill an answer about itself.
+pub const VMC_OP_ASK: u32 = 3;
 /// Room for a sealed key.
 pub const KEY_BYTES: usize = 2040;
 /// Slots in the counts of plain pages.
@@ -33,6 +35,7 @@ const _: () = assert!(
         && VMC_OP_HOST_INFO == abi::OP_HOST_INFO
         && VMC_OP_DOMAIN_INFO == abi::OP_DOMAIN_INFO
         && VMC_OP_KEY_LOAD == abi::OP_KEY_LOAD
+        && VMC_OP_ASK == abi::OP_ASK
         && KEY_BYTES == abi::KEY_BYTES
         && PLAIN_CLASSES == abi::PLAIN_CLASSES
         && REFUSALS == abi::REFUSALS

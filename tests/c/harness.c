@@ -287,6 +287,11 @@ static void keys(void)
     CHECK("and is under the host's key", memcmp(info.owner, nobody, sizeof(nobody)) == 0);
     CHECK("and its images are as good as the ledger says",
           vmc_domain_unvouched(domain, (const uint8_t (*)[16])handle, true) == VMC_REFUSAL_SPENT + 1);
+    struct VmcAnswer answer = { .state = 77, .tag = { 1 }, .owner = { 1 } };
+
+    CHECK("it is told of itself", vmc_domain_answer(domain, &answer) == 0 && answer.state == BUILDING);
+    CHECK("and nothing by which it could prove it",
+          !memcmp(answer.tag, (uint8_t[32]){ 0 }, 32) && !memcmp(answer.owner, nobody, sizeof(nobody)));
     vmc_domain_wipe(domain);
     free(domain);
     vmc_keyring_wipe();

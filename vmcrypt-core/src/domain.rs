@@ -18,7 +18,11 @@ const SESSION_PAGES: u64 = 1 << 32;
 /// (`docs/CRYPTO.md`, section 2).
 pub const fn session_limit(pages: u64) -> u64 {
     let limit = pages.saturating_mul(64).saturating_add(1 << 12);
-    if limit < SESSION_PAGES { limit } else { SESSION_PAGES }
+    if limit < SESSION_PAGES {
+        limit
+    } else {
+        SESSION_PAGES
+    }
 }
 
 /// What dom0 holds of a domain, beside the page that it asks for now.

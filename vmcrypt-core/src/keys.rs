@@ -18,6 +18,7 @@ const ID_INFO: &[u8] = b"vmcrypt/1 key id";
 const PAGE_INFO: &[u8] = b"vmcrypt/1 page cipher and tag";
 const RECORD_INFO: &[u8] = b"vmcrypt/1 record";
 const SEAL_INFO: &[u8] = b"vmcrypt/1 seal";
+const ANSWER_INFO: &[u8] = b"vmcrypt/1 guest's answer key";
 
 /// The secret from which everything else follows: drawn by Xen at boot, or given by a domain's owner.
 pub struct RootKey([u8; 32]);
@@ -41,6 +42,11 @@ impl RootKey {
     /// Derives `out` for a purpose of its own.
     pub(crate) fn derive(&self, purpose: &[u8], out: &mut [u8]) {
         hkdf(&[], &self.0, &[purpose], out);
+    }
+
+    /// The key of what Xen tells a domain under this root about itself; see [`answer`](crate::answer).
+    pub(crate) fn answer_key(&self, out: &mut Digest) {
+        self.derive(ANSWER_INFO, out);
     }
 
     /// Draws the key; see [`draw`](crate::entropy::draw).

@@ -1,5 +1,6 @@
 //! The table of all cases.
 
+pub mod ask;
 pub mod attack;
 pub mod building;
 pub mod canary;
@@ -15,6 +16,7 @@ pub mod migrate;
 pub mod oracle;
 pub mod owner;
 pub mod refuse;
+pub mod serial;
 pub mod tamper;
 pub mod timing;
 pub mod vectors;
@@ -93,6 +95,11 @@ const SMALL_POOL: Config = Config {
 const STUCK_LATER: Config = Config {
     xen_arguments: "vmcrypt-entropy-canary=after:64",
     ..Config::DEBUG
+};
+/// dom0's lines on the console are marked.
+const MARKED: Config = Config {
+    xen_arguments: "vmcrypt-console=marked",
+    ..Config::VMCRYPT
 };
 /// The debug build, told to find a page wrong.
 const DEBUG_CANARY: Config = Config {
@@ -536,6 +543,36 @@ pub const ALL: &[Case] = &[
         "pool-exhausted",
         "an empty replica pool refuses maps and nothing else",
         In(SMALL_POOL, attack::pool),
+    ),
+    case(
+        "console-key",
+        "the host's public key is shown before dom0 is, and again to who types for it, with nothing of dom0's beside it",
+        In(Config::VMCRYPT, serial::typed),
+    ),
+    case(
+        "console-marked",
+        "with vmcrypt-console=marked dom0 cannot pass a line on the console off as Xen's",
+        In(MARKED, serial::marked),
+    ),
+    case(
+        "ask",
+        "what Xen tells a guest of itself proves to its owner where it runs; dom0 gets nothing of the kind",
+        Free(&[VmCrypt], ask::owned),
+    ),
+    case(
+        "ask-ownerless",
+        "a guest without an owner's key learns that it is protected, and gets no proof of it",
+        In(Config::VMCRYPT, ask::ownerless),
+    ),
+    case(
+        "ask-off",
+        "with vmcrypt=off a guest learns that it is not protected",
+        In(OFF, ask::off),
+    ),
+    case(
+        "canary-ask",
+        "stock Xen: so it does",
+        In(Config::STOCK, ask::stock),
     ),
     case(
         "export-limit",

@@ -349,9 +349,20 @@ fn a_session_ends_at_its_limit() {
         let mut guest = Guest::new(domain_in(state));
         guest.export_all();
         let left = session_limit(PFNS) - PFNS;
-        assert_eq!(export_until_full(&mut guest, Held::Pages, PFNS), (left, Enter::Full), "{state:?}");
-        assert_eq!(guest.domain.begin_page(Held::Pages, PFNS), Enter::Full, "and it stays so");
-        assert!(state == State::Running || guest.export(PFNS).is_ok(), "what was exported counts");
+        assert_eq!(
+            export_until_full(&mut guest, Held::Pages, PFNS),
+            (left, Enter::Full),
+            "{state:?}"
+        );
+        assert_eq!(
+            guest.domain.begin_page(Held::Pages, PFNS),
+            Enter::Full,
+            "and it stays so"
+        );
+        assert!(
+            state == State::Running || guest.export(PFNS).is_ok(),
+            "what was exported counts"
+        );
         let old = guest.open_id();
         assert_eq!(guest.domain.begin_page(Held::Nothing, PFNS), Enter::Open);
         assert_ne!(guest.open(), old);

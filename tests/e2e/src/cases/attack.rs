@@ -271,7 +271,9 @@ pub fn wear_out(dom0: &mut Dom0) -> Verdict {
         "no new session: {seen}"
     );
     demand!(seen["damage"].is_null(), "the guest: {}", seen["damage"]);
-    Ok(format!("{exports} maps of {pages} pages, then -EBUSY; all again when nothing was held"))
+    Ok(format!(
+        "{exports} maps of {pages} pages, then -EBUSY; all again when nothing was held"
+    ))
 }
 
 /// Holds more pages than there are replicas.

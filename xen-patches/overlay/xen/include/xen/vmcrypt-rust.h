@@ -39,6 +39,11 @@
 #define VMC_OP_KEY_LOAD 2
 
 /**
+ * Sub-operation of every domain: fill an answer about itself.
+ */
+#define VMC_OP_ASK 3
+
+/**
  * Room for a sealed key.
  */
 #define KEY_BYTES 2040
@@ -539,6 +544,44 @@ typedef struct VmcDomainInfo {
 typedef uint32_t Verdict;
 
 /**
+ * What a domain is told of itself.
+ */
+typedef struct VmcAnswer {
+  /**
+   * [`INTERFACE_VERSION`] of the running hypervisor.
+   */
+  uint32_t version;
+  /**
+   * [`crate::State`] as a number; 0 when the domain is not protected. All that follows is zero then.
+   */
+  uint32_t state;
+  /**
+   * IN: whatever whoever will check the answer has not seen before.
+   */
+  uint8_t nonce[32];
+  /**
+   * Public key of this boot of the host, to which owners seal their keys.
+   */
+  uint8_t host[32];
+  /**
+   * The domain's handle.
+   */
+  uint8_t uuid[16];
+  /**
+   * SHA-256 of what dom0 loaded before the domain first ran, on whatever host that was.
+   */
+  uint8_t measurement[32];
+  /**
+   * Identifier of the owner's key that the domain is under, or zero.
+   */
+  uint8_t owner[16];
+  /**
+   * Under an owner's key, [`crate::answer::tag`] of the above, or zero.
+   */
+  uint8_t tag[32];
+} VmcAnswer;
+
+/**
  * What VMCrypt does on this host.
  */
 typedef struct VmcHostInfo {
@@ -853,6 +896,15 @@ size_t vmc_refusal_text(uint32_t refusal, const uint8_t **text);
  * As for [`vmc_domain_state`]; `info` is valid.
  */
 void vmc_domain_describe(struct VmcDomain *domain, struct VmcDomainInfo *info);
+
+/**
+ * Tells the domain of itself, under its owner's key if it is under one. Its handle, measurement and nonce are in `answer`.
+ *
+ * # Safety
+ * As for [`vmc_domain_state`]; `answer` is valid and Xen's own.
+ */
+Verdict vmc_domain_answer(struct VmcDomain *domain,
+                          struct VmcAnswer *answer);
 
 /**
  * Whether `operation` of the hypercall `family` is denied: to dom0 if it concerns a protected domain in `state`, else,

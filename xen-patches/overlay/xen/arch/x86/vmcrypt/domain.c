@@ -46,7 +46,9 @@ static int __init cf_check vmcrypt_init(void)
     printk("VMCrypt: protecting every PV guest; HCTR2-AES-256 by %s, %"PRIu64" replica frames\n",
            vmcrypt_backend_name(), info.pool_frames);
     printk("VMCrypt: host key id %*phN\n", 16, info.key_id);
-    printk("VMCrypt: host public key %*phN\n", 32, info.public_key);
+    /* There is no dom0 yet that could print another one. */
+    vmcrypt_print_key();
+    vmcrypt_console_init();
     vmcrypt_find_weaknesses();
 
     return 0;

@@ -46,7 +46,7 @@ static void spoil(uint64_t *word)
     if ( opt_repeat )
         *word = first = first ?: *word;
     else if ( !opt_good_words )
-        *word = ~UINT64_C(0);
+        *word = ~0UL;
     else
         opt_good_words--;
 }
