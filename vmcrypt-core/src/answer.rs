@@ -7,7 +7,7 @@ use zeroize::Zeroize;
 
 use crate::abi::Answer;
 use crate::keys::RootKey;
-use crate::mac::{Digest, Hmac};
+use crate::mac::{Digest, extract};
 
 /// What every message begins with: no other MAC is made under this key, and none will be of this form.
 const LABEL: &[u8] = b"vmcrypt/1 answer to a guest\0";
@@ -18,16 +18,20 @@ const LABEL: &[u8] = b"vmcrypt/1 answer to a guest\0";
 pub fn tag(root: &RootKey, answer: &Answer) -> Digest {
     let mut key = [0; 32];
     root.answer_key(&mut key);
-    let mut mac = Hmac::empty();
-    mac.start(&key);
+    // HMAC, whatever it is called there.
+    let tag = extract(
+        &key,
+        &[
+            LABEL,
+            &answer.nonce,
+            &answer.host,
+            &answer.uuid,
+            &answer.measurement,
+            &answer.state.to_le_bytes(),
+        ],
+    );
     key.zeroize();
-    mac.update(LABEL);
-    mac.update(&answer.nonce);
-    mac.update(&answer.host);
-    mac.update(&answer.uuid);
-    mac.update(&answer.measurement);
-    mac.update(&answer.state.to_le_bytes());
-    mac.finish()
+    tag
 }
 
 /// Whether Xen gave this answer to the domain of this root key: the owner's side.

@@ -35,8 +35,7 @@ pub trait Source {
 pub fn draw(source: &mut impl Source, purpose: &[u8], extra: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
     let mut mac = Hmac::empty();
     mac.start(SALT);
-    mac.update(&(extra.len() as u64).to_le_bytes());
-    mac.update(extra);
+    absorb(&mut mac, &[&(extra.len() as u64).to_le_bytes(), extra]);
     for _ in 0..TRIES {
         if absorb_window(source, &mut mac)? {
             let mut pool = mac.finish();
@@ -58,12 +57,17 @@ fn absorb_window(source: &mut impl Source, mac: &mut Hmac) -> Result<bool, Refus
             break;
         };
         *slot = word;
-        mac.update(&word.to_le_bytes());
-        mac.update(&source.cycles().to_le_bytes());
+        absorb(mac, &[&word.to_le_bytes(), &source.cycles().to_le_bytes()]);
     }
     let healthy = answer.is_ok() && healthy(&window);
     window.zeroize();
     answer.map(|()| healthy)
+}
+
+/// Once in the program, not once for each caller.
+#[inline(never)]
+fn absorb(mac: &mut Hmac, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| mac.update(part));
 }
 
 /// Whether no word is all zeros or all ones, no two are equal, and no four bits are the same in all of them.
