@@ -84,15 +84,13 @@ pub unsafe extern "C" fn vmc_host_init(backend: u32, facts: *const u8, size: usi
     let keys = unsafe { &mut *KEY.0.get() };
     // SAFETY: by the caller's promise.
     let facts = unsafe { core::slice::from_raw_parts(facts, size) };
-    let mut drawn = Err(Refusal::NoEntropy);
-    // Through memory: a register that returns a verdict may have some of the drawn bits beside it.
+    // Through memory, and a word of its own: what returns a few bits may have some of the drawn ones beside them.
+    let mut answer = 0u64;
     stack::wiped(|| {
-        drawn = keys
-            .root
-            .draw(&mut Machine, facts)
-            .and_then(|()| keys.pair.draw(&mut Machine, facts));
+        let drawn = keys.root.draw(&mut Machine, facts);
+        answer = verdict(drawn.and_then(|()| keys.pair.draw(&mut Machine, facts))).into();
     });
-    verdict(drawn)
+    answer as Verdict
 }
 
 /// From now on pages are encrypted by this backend. What is under way goes on with the one before: both must be allowed
