@@ -14,7 +14,10 @@ use vmcrypt_ffi::{
     domain::{VmcDomain, vmc_domain_size},
     door,
     host::{VMC_BACKEND_AESNI, VMC_BACKEND_AVX2, VMC_BACKEND_AVX512, VMC_BACKEND_PORTABLE, vmc_host_init},
-    page::{VMC_FRAME_CHANGING, VMC_FRAME_ORDINARY, VMC_VIEW_CIPHER, VMC_VIEW_SNAPSHOT, VmcTicket},
+    page::{
+        VMC_FRAME_CHANGING, VMC_FRAME_ORDINARY, VMC_HELD_IDLE, VMC_HELD_NOTHING, VMC_VIEW_CIPHER,
+        VMC_VIEW_SNAPSHOT, VmcTicket,
+    },
     record::{VmcFacts, vmc_record_capacity},
 };
 
@@ -69,7 +72,7 @@ mod calls {
         plain::vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class: u32) -> bool;
         plain::vmc_plain_lose(domain: *mut VmcDomain, pfn: u64, class: u32);
         page::vmc_map_judge(domain: *mut VmcDomain, frame: u32, writable: bool, write_back: bool, view: *mut u32) -> u32;
-        page::vmc_page_begin(domain: *mut VmcDomain, pfn: u64, idle: bool, ticket: *mut VmcTicket, again: *mut bool) -> u32;
+        page::vmc_page_begin(domain: *mut VmcDomain, pfn: u64, pages: u64, held: u32, ticket: *mut VmcTicket, again: *mut bool) -> u32;
         page::vmc_page_encrypt_from(domain: *mut VmcDomain, ticket: *mut VmcTicket, from: *const Page, page: *mut Page);
         page::vmc_page_encrypt(domain: *mut VmcDomain, ticket: *mut VmcTicket, kind: u64, page: *mut Page);
         page::vmc_page_end(domain: *mut VmcDomain, ticket: *mut VmcTicket) -> u32;
@@ -88,7 +91,7 @@ mod calls {
 /// it was sealed under.
 pub fn boot(backend: Kind) -> Result<()> {
     // SAFETY: one thread alone boots, and no call is under way.
-    let verdict = unsafe { vmc_host_init(backend.number) };
+    let verdict = unsafe { vmc_host_init(backend.number, [].as_ptr(), 0) };
     ensure!(verdict == 0, "no entropy for a host key");
     BACKEND.store(backend.number, Ordering::Relaxed);
     Ok(())
@@ -370,7 +373,8 @@ impl Guest {
             let idle = self.mapped.load(Ordering::SeqCst) <= 1
                 && calls::vmc_domain_state(rust) == State::Running as u32;
             let stopped = calls::vmc_domain_state(rust) == State::Suspended as u32;
-            let verdict = calls::vmc_page_begin(rust, pfn, idle, &mut ticket, &mut again);
+            let held = if idle { VMC_HELD_IDLE } else { VMC_HELD_NOTHING };
+            let verdict = calls::vmc_page_begin(rust, pfn, self.pfns, held, &mut ticket, &mut again);
             (verdict, stopped)
         });
         ensure!(

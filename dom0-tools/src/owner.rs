@@ -9,6 +9,8 @@ use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, HpkeError, Kem, OpModeS, Serializable, setup_sender};
+use vmcrypt_core::abi::{self, Answer};
+use vmcrypt_core::answer;
 use vmcrypt_core::hpke::{KeyPair, PublicKey, Seal};
 use vmcrypt_core::keys::RootKey;
 use vmcrypt_core::mac::hkdf;
@@ -47,6 +49,29 @@ pub enum Error {
     /// One host twice.
     #[error("host {0:?} is named twice")]
     Twice(PublicKey),
+    /// Not [`Answer::BYTES`] bytes.
+    #[error("not an answer of Xen's: it has {} bytes", Answer::BYTES)]
+    NoAnswer,
+    /// From a Xen of another version.
+    #[error("the answer has version {0}, which this program does not know: use that of the host")]
+    Version(u32),
+    /// The guest runs where dom0 can read its memory.
+    #[error("the domain is not protected")]
+    Unprotected,
+    /// To another question.
+    #[error("the answer has another nonce: it may be an old one")]
+    Nonce,
+    /// About another domain.
+    #[error("the answer is about a domain with another uuid")]
+    Domain,
+    /// Nothing that follows from an owner's secret is in it.
+    #[error("the domain is under no owner's key, so that nothing proves where the answer comes from")]
+    Ownerless,
+    /// Not made by a host that the domain's key was sealed to.
+    #[error(
+        "the answer does not authenticate: it was changed, or did not come from a Xen that has this owner's key"
+    )]
+    Forged,
     /// A point that is no public key.
     #[error("host {host:?} is no X25519 public key: {error}")]
     Host {
@@ -132,6 +157,33 @@ impl OwnerKey {
         let tag = file_tag(&root, &file);
         file.extend(tag);
         Ok(file)
+    }
+
+    /// What Xen told the domain with this uuid about itself when it was asked with this nonce, if it is that.
+    ///
+    /// # Errors
+    /// If it is something else, or nobody can tell.
+    pub fn check(&self, uuid: &[u8; 16], nonce: &[u8; 32], answer: &[u8]) -> Result<Answer, Error> {
+        let answer = Answer::from_bytes(answer).ok_or(Error::NoAnswer)?;
+        if answer.version != abi::INTERFACE_VERSION {
+            return Err(Error::Version(answer.version));
+        }
+        if answer.state == 0 {
+            return Err(Error::Unprotected);
+        }
+        if answer.nonce != *nonce {
+            return Err(Error::Nonce);
+        }
+        if answer.uuid != *uuid {
+            return Err(Error::Domain);
+        }
+        if answer.owner == [0; 16] {
+            return Err(Error::Ownerless);
+        }
+        if !answer::genuine(&self.root(uuid), &answer) {
+            return Err(Error::Forged);
+        }
+        Ok(answer)
     }
 
     fn envelope(&self, header: &Header, host: PublicKey) -> Result<Envelope, HpkeError> {

@@ -1,10 +1,12 @@
 //! Sealed keys: what the owner's side writes, by the `hpke` crate, and Xen's side opens, by its own.
 
 use proptest::prelude::*;
-use vmcrypt_core::Refusal;
+use vmcrypt_core::abi::{self, Answer};
+use vmcrypt_core::answer;
 use vmcrypt_core::hpke::{KeyPair, PublicKey};
 use vmcrypt_core::keys::RootKey;
 use vmcrypt_core::sealed_key::{ENVELOPE, HEADER, MAX, MAX_HOSTS, Policy, SealedKey, TAG};
+use vmcrypt_core::{Refusal, State};
 use vmcrypt_tools::owner::{Error, OwnerKey};
 
 const UUID: [u8; 16] = *b"the domain's own";
@@ -142,4 +144,50 @@ fn hosts_that_make_no_sense_are_named() {
     assert!(matches!(seal(&[many[0], many[1], many[0]]), Err(Error::Twice(_))));
     // A point of small order: everybody could open what is sealed to it.
     assert!(matches!(seal(&[PublicKey([0; 32])]), Err(Error::Host { .. })));
+}
+
+/// What a guest passes on is believed for its owner, its uuid and the nonce of the day.
+#[test]
+fn an_answer_is_checked_against_what_was_asked() {
+    let (owner, other) = (OwnerKey::draw().unwrap(), OwnerKey::draw().unwrap());
+    let mut answer = Answer {
+        version: abi::INTERFACE_VERSION,
+        state: State::Running as u32,
+        nonce: [5; 32],
+        host: host(1).public().0,
+        uuid: UUID,
+        measurement: [6; 32],
+        owner: owner.root(&UUID).key_id().0,
+        tag: [0; 32],
+    };
+    answer.tag = answer::tag(&owner.root(&UUID), &answer);
+    let check = |owner: &OwnerKey, uuid, nonce, answer: Answer| owner.check(uuid, nonce, &answer.to_bytes());
+    assert_eq!(check(&owner, &UUID, &[5; 32], answer).unwrap(), answer);
+
+    let of = |change: fn(&mut Answer)| {
+        let mut changed = answer;
+        change(&mut changed);
+        check(&owner, &UUID, &[5; 32], changed).unwrap_err()
+    };
+    assert!(matches!(of(|answer| answer.state = 0), Error::Unprotected));
+    assert!(matches!(of(|answer| answer.owner = [0; 16]), Error::Ownerless));
+    assert!(matches!(of(|answer| answer.version += 1), Error::Version(_)));
+    assert!(matches!(of(|answer| answer.measurement[31] ^= 1), Error::Forged));
+    assert!(matches!(of(|answer| answer.host[0] ^= 1), Error::Forged));
+    assert!(matches!(
+        check(&owner, &UUID, &[4; 32], answer),
+        Err(Error::Nonce)
+    ));
+    assert!(matches!(
+        check(&owner, &[0; 16], &[5; 32], answer),
+        Err(Error::Domain)
+    ));
+    assert!(matches!(
+        check(&other, &UUID, &[5; 32], answer),
+        Err(Error::Forged)
+    ));
+    assert!(matches!(
+        owner.check(&UUID, &[5; 32], b"short"),
+        Err(Error::NoAnswer)
+    ));
 }

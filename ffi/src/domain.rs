@@ -4,7 +4,8 @@ use core::mem::{MaybeUninit, size_of};
 use core::sync::atomic::AtomicU64;
 use core::{ptr, slice};
 
-use vmcrypt_core::abi::DomainInfo;
+use vmcrypt_core::abi::{Answer, DomainInfo};
+use vmcrypt_core::answer;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::{Digests, Domain};
 use vmcrypt_core::ids::{KeyId, SessionId};
@@ -14,7 +15,7 @@ use vmcrypt_core::sealed_key::Policy;
 use vmcrypt_core::{PfnSet, Refusal, State};
 use zeroize::Zeroize;
 
-use crate::host;
+use crate::{Verdict, host, stack, verdict};
 
 /// Protection state of one domain. Opaque to C.
 pub struct VmcDomain {
@@ -282,4 +283,23 @@ pub unsafe extern "C" fn vmc_domain_describe(domain: *mut VmcDomain, info: *mut 
     let (domain, info) = unsafe { (locked(domain), &mut *info) };
     domain.control.describe(info);
     info.owner = domain.owner.map_or([0; 16], |(id, _)| id.0);
+}
+
+/// Tells the domain of itself, under its owner's key if it is under one. Its handle, measurement and nonce are in `answer`.
+///
+/// # Safety
+/// As for [`vmc_domain_state`]; `answer` is valid and Xen's own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_answer(domain: *mut VmcDomain, answer: *mut Answer) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, answer) = unsafe { (locked(domain), &mut *answer) };
+    answer.state = domain.control.state() as u32;
+    answer.host = host::pair().public().0;
+    answer.owner = [0; 16];
+    answer.tag = [0; 32];
+    if let Some((id, _)) = domain.owner {
+        answer.owner = id.0;
+        stack::wiped(|| answer.tag = answer::tag(&domain.root, answer));
+    }
+    verdict(host::intact().inspect_err(|_| answer.tag = [0; 32]))
 }

@@ -9,7 +9,8 @@ use vmcrypt_core::hpke::KeyPair;
 use vmcrypt_core::keys::RootKey;
 use zeroize::Zeroize;
 
-use crate::{Verdict, imports, stack, verdict};
+use crate::imports::Machine;
+use crate::{Verdict, stack, verdict};
 
 /// Version of the structures that the hypercall fills.
 pub const VMC_INTERFACE_VERSION: u32 = 3;
@@ -21,6 +22,8 @@ pub const VMC_OP_DOMAIN_INFO: u32 = 1;
 pub const VMC_OP_KEY_LOAD: u32 = 2;
 /// Mode in which every guest is protected.
 pub const VMC_MODE_STRICT: u32 = 2;
+/// Sub-operation of every domain: fill an answer about itself.
+pub const VMC_OP_ASK: u32 = 3;
 /// Room for a sealed key.
 pub const KEY_BYTES: usize = 2040;
 /// Slots in the counts of plain pages.
@@ -35,6 +38,7 @@ const _: () = assert!(
         && VMC_OP_DOMAIN_INFO == abi::OP_DOMAIN_INFO
         && VMC_OP_KEY_LOAD == abi::OP_KEY_LOAD
         && VMC_MODE_STRICT == abi::MODE_STRICT
+        && VMC_OP_ASK == abi::OP_ASK
         && KEY_BYTES == abi::KEY_BYTES
         && PLAIN_CLASSES == abi::PLAIN_CLASSES
         && REFUSALS == abi::REFUSALS
@@ -70,20 +74,26 @@ static KEY: HostCell = HostCell(UnsafeCell::new(HostKeys {
 }));
 static BACKEND: AtomicU32 = AtomicU32::new(VMC_BACKEND_PORTABLE);
 
-/// Draws the host key and the key pair of this boot, and takes note of the backend.
+/// Draws the host key and the key pair of this boot, and takes note of the backend. The `size` bytes at `facts` are
+/// what Xen knows of this boot; keys follow from them, too.
 ///
 /// # Safety
-/// Called once, at boot, before the first domain is created.
+/// Called once, at boot, before the first domain is created; `facts` is valid for reads of `size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmc_host_init(backend: u32) -> Verdict {
+pub unsafe extern "C" fn vmc_host_init(backend: u32, facts: *const u8, size: usize) -> Verdict {
     vmc_backend_use(backend);
     WIPED.store(false, Ordering::Relaxed);
     // SAFETY: nobody else holds the key yet, by the caller's promise.
     let keys = unsafe { &mut *KEY.0.get() };
-    let mut drawn = false;
-    // Through memory: a register that returns one bit may have some of the drawn ones beside it.
-    stack::wiped(|| drawn = keys.root.draw(imports::random) && keys.pair.draw(imports::random));
-    verdict(drawn.then_some(()).ok_or(Refusal::NoEntropy))
+    // SAFETY: by the caller's promise.
+    let facts = unsafe { core::slice::from_raw_parts(facts, size) };
+    // Through memory, and a word of its own: what returns a few bits may have some of the drawn ones beside them.
+    let mut answer = 0u64;
+    stack::wiped(|| {
+        let drawn = keys.root.draw(&mut Machine, facts);
+        answer = verdict(drawn.and_then(|()| keys.pair.draw(&mut Machine, facts))).into();
+    });
+    answer as Verdict
 }
 
 /// From now on pages are encrypted by this backend. What is under way goes on with the one before: both must be allowed

@@ -1,14 +1,15 @@
 //! Pages on their way to dom0 and back.
 
 use vmcrypt_core::cipher::{Page, PageKind, PageTag, Tweak};
-use vmcrypt_core::domain::{Domain, Enter};
+use vmcrypt_core::domain::{Domain, Enter, Held};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::policy::{Frame, MapRequest, View, judge};
 use vmcrypt_core::{Pfn, PlainClass, Refusal};
 use zeroize::Zeroize;
 
 use crate::domain::{VmcDomain, locked};
-use crate::{Verdict, backend, host, imports, stack, verdict};
+use crate::imports::Machine;
+use crate::{Verdict, backend, host, stack, verdict};
 
 /// One encryption under way.
 #[repr(C)]
@@ -75,8 +76,15 @@ pub unsafe extern "C" fn vmc_map_judge(
     )
 }
 
-/// Begins the export of page `pfn`, before its content is read, opening a session if need be. `idle` says that
-/// the domain may run and has nothing mapped. True through `again`: come back later, nothing was begun.
+/// Pages of the domain are mapped.
+pub const VMC_HELD_PAGES: u32 = 0;
+/// Nothing of the domain is mapped but the page that is asked for.
+pub const VMC_HELD_NOTHING: u32 = 1;
+/// The same, and the domain may run and is not being saved.
+pub const VMC_HELD_IDLE: u32 = 2;
+
+/// Begins the export of page `pfn`, before its content is read, opening a session if need be. The domain has `pages` pages,
+/// and dom0 holds of them what `held` says. True through `again`: come back later, nothing was begun.
 ///
 /// # Safety
 /// `domain` went through `vmc_domain_init`, the caller holds its lock, the other pointers are valid.
@@ -84,23 +92,29 @@ pub unsafe extern "C" fn vmc_map_judge(
 pub unsafe extern "C" fn vmc_page_begin(
     domain: *mut VmcDomain,
     pfn: u64,
-    idle: bool,
+    pages: u64,
+    held: u32,
     ticket: *mut VmcTicket,
     again: *mut bool,
 ) -> Verdict {
     // SAFETY: by the caller's promise.
     let (domain, ticket, again) = unsafe { (locked(domain), &mut *ticket, &mut *again) };
     *again = false;
-    let mut enter = domain.control.begin_page(idle);
+    let held = match held {
+        VMC_HELD_NOTHING => Held::Nothing,
+        VMC_HELD_IDLE => Held::Idle,
+        _ => Held::Pages,
+    };
+    let mut enter = domain.control.begin_page(held, pages);
     if enter == Enter::Open {
-        let (Some(low), Some(high)) = (imports::random(), imports::random()) else {
-            return verdict(Err(Refusal::NoEntropy));
+        let id = match SessionId::draw(&mut Machine) {
+            Ok(id) => id,
+            Err(refusal) => return verdict(Err(refusal)),
         };
-        let id = SessionId((u128::from(low) << 64 | u128::from(high)).to_le_bytes());
         stack::wiped(|| domain.derive(&id));
         domain.exported().clear();
         domain.control.open_session(id);
-        enter = domain.control.begin_page(false);
+        enter = domain.control.begin_page(Held::Pages, pages);
     }
     match enter {
         Enter::Ready(session) => {
@@ -117,6 +131,7 @@ pub unsafe extern "C" fn vmc_page_begin(
         }
         Enter::Open | Enter::Again => *again = true,
         Enter::Never => return verdict(Err(Refusal::Dying)),
+        Enter::Full => return verdict(Err(Refusal::SessionFull)),
     }
     0
 }

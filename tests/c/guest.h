@@ -99,7 +99,7 @@ static inline bool export_page(struct guest *g, unsigned int pfn, Page *out)
     struct VmcTicket ticket;
     bool again = true;
 
-    if ( vmc_page_begin(g->domain, pfn, false, &ticket, &again) || again )
+    if ( vmc_page_begin(g->domain, pfn, PAGES, VMC_HELD_PAGES, &ticket, &again) || again )
         return false;
     if ( kind_of(pfn) )
     {

@@ -21,10 +21,10 @@ static void wiped(struct guest *g)
     bool again = false;
     size_t size = vmc_domain_size();
 
-    CHECK("a page in flight", vmc_page_begin(g->domain, 4, false, &ticket, &again) == 0 && !again);
+    CHECK("a page in flight", vmc_page_begin(g->domain, 4, PAGES, VMC_HELD_PAGES, &ticket, &again) == 0 && !again);
     CHECK("it is said", vmc_page_in_flight(g->domain));
     CHECK("keys stay while it is", !vmc_domain_kill(g->domain));
-    CHECK("but nothing else begins", vmc_page_begin(g->domain, 5, false, &ticket, &again) != 0);
+    CHECK("but nothing else begins", vmc_page_begin(g->domain, 5, PAGES, VMC_HELD_PAGES, &ticket, &again) != 0);
     vmc_page_abandon(g->domain, &ticket);
     CHECK("nothing is in flight", !vmc_page_in_flight(g->domain));
     CHECK("the domain is at rest", vmc_domain_kill(g->domain) && vmc_domain_kill(g->domain));
@@ -118,7 +118,7 @@ static void cycle(uint32_t backend)
     Page again;
     struct VmcTicket ticket;
 
-    CHECK("the host draws its key", vmc_host_init(backend) == 0);
+    CHECK("the host draws its key", vmc_host_init(backend, (const uint8_t *)"boot", 4) == 0);
     for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
         memset(&g.pages[pfn], 'A' + pfn % 26, PAGE_BYTES);
     for ( unsigned int pfn = 0; pfn < PAGES; pfn++ )
@@ -162,7 +162,7 @@ static void cycle(uint32_t backend)
     vmc_page_dirtied(g.domain, ~0ull);
     CHECK("no record of a page that was written since", seal(&g, &image) != 0);
     CHECK("page is exported", export_page(&g, 9, &again));
-    vmc_page_begin(g.domain, 10, false, &ticket, &(bool){ 0 });
+    vmc_page_begin(g.domain, 10, PAGES, VMC_HELD_PAGES, &ticket, &(bool){ 0 });
     vmc_page_tracking(g.domain, true);
     vmc_page_encrypt_from(g.domain, &ticket, &g.pages[10], &again);
     vmc_page_end(g.domain, &ticket);
@@ -211,23 +211,41 @@ static void cycle(uint32_t backend)
         bool later = false;
 
         CHECK("a page in flight",
-              vmc_page_begin(g.domain, 4, false, &ticket, &later) == 0 && !later);
+              vmc_page_begin(g.domain, 4, PAGES, VMC_HELD_PAGES, &ticket, &later) == 0 && !later);
         vmc_domain_enter(g.domain, RUNNING);
         CHECK("keys do not change under a page in flight",
-              vmc_page_begin(g.domain, 5, false, &(struct VmcTicket){ 0 }, &later) == 0 && later);
+              vmc_page_begin(g.domain, 5, PAGES, VMC_HELD_PAGES, &(struct VmcTicket){ 0 }, &later) == 0 && later);
         vmc_page_encrypt_from(g.domain, &ticket, &g.pages[4], &again);
         vmc_page_end(g.domain, &ticket);
     }
 
-    CHECK("the host draws another key", vmc_host_init(backend) == 0);
+    {
+        bool later = false;
+        uint64_t limit = 64 * PAGES + 4096, count = 0;
+        Verdict full = 0;
+
+        while ( !full && count <= limit )
+        {
+            full = vmc_page_begin(g.domain, 3, PAGES, VMC_HELD_PAGES, &ticket, &later);
+            if ( !full && !later )
+                vmc_page_abandon(g.domain, &ticket), count++;
+        }
+        CHECK("a session has an end", full == VMC_REFUSAL_SESSION_FULL + 1 && count <= limit);
+        CHECK("as long as something is held",
+              vmc_page_begin(g.domain, 3, PAGES, 77, &ticket, &later) == full);
+        CHECK("then there is another", !vmc_page_begin(g.domain, 3, PAGES, VMC_HELD_NOTHING, &ticket, &later) && !later);
+        vmc_page_abandon(g.domain, &ticket);
+    }
+
+    CHECK("the host draws another key", vmc_host_init(backend, (const uint8_t *)"boot", 4) == 0);
     CHECK("another boot's image", restore(&image, uuid, image.size, -1, NULL) != 0);
     CHECK("a page in flight when the host goes down",
-          vmc_page_begin(g.domain, 6, false, &ticket, &(bool){ 0 }) == 0);
+          vmc_page_begin(g.domain, 6, PAGES, VMC_HELD_PAGES, &ticket, &(bool){ 0 }) == 0);
     vmc_host_wipe();
     vmc_page_encrypt_from(g.domain, &ticket, &g.pages[6], &again);
     CHECK("what a wiped key made is not shown", vmc_page_end(g.domain, &ticket) != 0);
     CHECK("nor is a record opened", restore(&image, uuid, image.size, -1, NULL) != 0);
-    CHECK("the host draws a third key", vmc_host_init(backend) == 0);
+    CHECK("the host draws a third key", vmc_host_init(backend, (const uint8_t *)"boot", 4) == 0);
     wiped(&g);
     destroy(&g);
     free(image.pages);
@@ -269,6 +287,11 @@ static void keys(void)
     CHECK("and is under the host's key", memcmp(info.owner, nobody, sizeof(nobody)) == 0);
     CHECK("and its images are as good as the ledger says",
           vmc_domain_unvouched(domain, (const uint8_t (*)[16])handle, true) == VMC_REFUSAL_SPENT + 1);
+    struct VmcAnswer answer = { .state = 77, .tag = { 1 }, .owner = { 1 } };
+
+    CHECK("it is told of itself", vmc_domain_answer(domain, &answer) == 0 && answer.state == BUILDING);
+    CHECK("and nothing by which it could prove it",
+          !memcmp(answer.tag, (uint8_t[32]){ 0 }, 32) && !memcmp(answer.owner, nobody, sizeof(nobody)));
     vmc_domain_wipe(domain);
     free(domain);
     vmc_keyring_wipe();

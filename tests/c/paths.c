@@ -45,7 +45,7 @@ static void map_private(struct guest *g, const char *name)
     CALL(must(!vmc_plain_has(g->domain, 10)));
     CALL(must(!vmc_map_judge(g->domain, VMC_FRAME_ORDINARY, false, true, &view) && view == VMC_VIEW_CIPHER));
     CALL(must(vmc_domain_state(g->domain) == VMC_STATE_SUSPENDED));
-    CALL(must(!vmc_page_begin(g->domain, 10, false, &ticket, &again) && !again));
+    CALL(must(!vmc_page_begin(g->domain, 10, PAGES, VMC_HELD_PAGES, &ticket, &again) && !again));
     CALL(vmc_page_encrypt_from(g->domain, &ticket, &page, &scratch));
     CALL(must(!vmc_page_end(g->domain, &ticket)));
     end(name);

@@ -82,7 +82,7 @@ static void exports_page(void)
 {
     bool again;
 
-    must(!vmc_page_begin(subject->domain, 10, true, &ticket, &again) && !again);
+    must(!vmc_page_begin(subject->domain, 10, PAGES, VMC_HELD_IDLE, &ticket, &again) && !again);
     vmc_page_encrypt_from(subject->domain, &ticket, &page, &copy);
     must(!vmc_page_end(subject->domain, &ticket));
 }
@@ -91,7 +91,7 @@ static void abandons(void)
 {
     bool again;
 
-    must(!vmc_page_begin(subject->domain, 10, true, &ticket, &again) && !again);
+    must(!vmc_page_begin(subject->domain, 10, PAGES, VMC_HELD_IDLE, &ticket, &again) && !again);
     vmc_page_encrypt_from(subject->domain, &ticket, &page, &copy);
     vmc_page_abandon(subject->domain, &ticket);
 }
@@ -347,7 +347,7 @@ static void backend(const char *name, uint32_t backend_number, bool possible)
     boot(number);
     CHECK("the test at boot", residue(passes) == 0);
     suspended(&g);
-    must(!vmc_page_begin(g.domain, 10, false, &ticket, &again) && !again);
+    must(!vmc_page_begin(g.domain, 10, PAGES, VMC_HELD_PAGES, &ticket, &again) && !again);
     memset(&page, 0x5a, sizeof(page));
     CHECK("encrypting in place", residue(encrypts) == 0);
     CHECK("encrypting a copy", residue(encrypts_copy) == 0);

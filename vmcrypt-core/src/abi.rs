@@ -4,6 +4,7 @@
 //! command line reads them. Layouts are asserted below; a change of layout is a change of
 //! [`INTERFACE_VERSION`].
 
+use crate::bytes::{Reader, Writer};
 use static_assertions::{const_assert, const_assert_eq};
 
 /// Version of every structure in this module.
@@ -17,6 +18,8 @@ pub const OP_HOST_INFO: u32 = 0;
 pub const OP_DOMAIN_INFO: u32 = 1;
 /// Sub-operation: take the sealed key in a [`KeyLoad`].
 pub const OP_KEY_LOAD: u32 = 2;
+/// Sub-operation that every domain has, about itself alone: fill an [`Answer`]; the caller sets `nonce`.
+pub const OP_ASK: u32 = 3;
 
 /// Number of slots in [`DomainInfo::plain`], indexed by [`crate::PlainClass`].
 pub const PLAIN_CLASSES: usize = 8;
@@ -134,6 +137,69 @@ pub struct KeyLoad {
     pub bytes: [u8; KEY_BYTES],
 }
 
+/// What a domain is told of itself.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// [`INTERFACE_VERSION`] of the running hypervisor.
+    pub version: u32,
+    /// [`crate::State`] as a number; 0 when the domain is not protected. All that follows is zero then.
+    pub state: u32,
+    /// IN: whatever whoever will check the answer has not seen before.
+    pub nonce: [u8; 32],
+    /// Public key of this boot of the host, to which owners seal their keys.
+    pub host: [u8; 32],
+    /// The domain's handle.
+    pub uuid: [u8; 16],
+    /// SHA-256 of what dom0 loaded before the domain first ran, on whatever host that was.
+    pub measurement: [u8; 32],
+    /// Identifier of the owner's key that the domain is under, or zero.
+    pub owner: [u8; 16],
+    /// Under an owner's key, [`crate::answer::tag`] of the above, or zero.
+    pub tag: [u8; 32],
+}
+
+impl Answer {
+    /// Bytes of the structure.
+    /// cbindgen:ignore
+    pub const BYTES: usize = 168;
+
+    /// The structure as the guest has it in memory, and passes it on.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let mut w = Writer::new(&mut bytes);
+        // It fits: the fields add up to BYTES, as `from_bytes()` shows, which leaves nothing over.
+        let _ = (|| {
+            w.u32(self.version)?;
+            w.u32(self.state)?;
+            w.bytes(&self.nonce)?;
+            w.bytes(&self.host)?;
+            w.bytes(&self.uuid)?;
+            w.bytes(&self.measurement)?;
+            w.bytes(&self.owner)?;
+            w.bytes(&self.tag)
+        })();
+        bytes
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote; none if it has another length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        let answer = Self {
+            version: r.u32()?,
+            state: r.u32()?,
+            nonce: r.array()?,
+            host: r.array()?,
+            uuid: r.array()?,
+            measurement: r.array()?,
+            owner: r.array()?,
+            tag: r.array()?,
+        };
+        (r.remaining() == 0).then_some(answer)
+    }
+}
+
+const_assert_eq!(size_of::<Answer>(), Answer::BYTES);
 const_assert_eq!(size_of::<HostInfo>(), 120);
 const_assert_eq!(
     size_of::<DomainInfo>(),

@@ -9,9 +9,32 @@ use crate::ids::SessionId;
 use crate::sethash::SetHash;
 use crate::{Pfn, PfnSet, PlainClass, Refusal, State};
 
-/// Pages that one session may encrypt: 2^32 pages of 2^8 blocks stay far below 2^44 blocks, at which
+/// Pages that any session may encrypt: 2^32 pages of 2^8 blocks stay far below 2^44 blocks, at which
 /// a wide-block cipher under one key should be given a new one (`docs/CRYPTO.md`).
 const SESSION_PAGES: u64 = 1 << 32;
+
+/// Exports that a session allows of a domain with `pages` pages. Within a session dom0 sees whether two exports of a page
+/// are equal, so that it may not go on for ever. Stock tools export each page at most seven times in a live migration
+/// (`docs/CRYPTO.md`, section 2).
+pub const fn session_limit(pages: u64) -> u64 {
+    let limit = pages.saturating_mul(64).saturating_add(1 << 12);
+    if limit < SESSION_PAGES {
+        limit
+    } else {
+        SESSION_PAGES
+    }
+}
+
+/// What dom0 holds of a domain, beside the page that it asks for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Pages, mapped.
+    Pages,
+    /// Nothing: a session that reached its limit may be followed by another.
+    Nothing,
+    /// Nothing, while the domain may run and nobody tracks its writes: no save is under way.
+    Idle,
+}
 
 /// What a domain exports between two rekeyings.
 #[derive(Debug)]
@@ -21,6 +44,8 @@ pub struct Session {
     records: u64,
     /// Pages encrypted so far, repeats included.
     encrypted: u64,
+    /// As many as may be: what [`session_limit`] says of the most pages that the domain had in the session.
+    limit: u64,
     /// Digests of the last exported content of every page but P2M leaves and rings.
     digests: Digests,
     /// The domain ran on or its pages changed keys: nothing more is exported under this session.
@@ -71,6 +96,8 @@ pub enum Enter {
     Again,
     /// The domain is dying: it has no keys any more and gets none.
     Never,
+    /// The session reached its limit, and dom0 holds pages of it.
+    Full,
 }
 
 /// Protection state of a domain.
@@ -151,20 +178,23 @@ impl Domain {
         self.session.as_ref().is_some_and(|session| !session.stale)
     }
 
-    /// Begins the encryption of one page. A session ends when the domain runs on, when it encrypted
-    /// [`SESSION_PAGES`], or when `idle` (the domain may run and dom0 has nothing of it mapped), so
-    /// that an aborted migration leaves none open for ever.
-    pub fn begin_page(&mut self, idle: bool) -> Enter {
+    /// Begins the encryption of one page of a domain that has `pages` now. A session ends when the domain runs on, when
+    /// nothing is held and it reached its [limit](session_limit), or when no save is under way, so that an aborted
+    /// migration leaves none open for ever.
+    pub fn begin_page(&mut self, held: Held, pages: u64) -> Enter {
         if matches!(self.state, State::Dying) {
             return Enter::Never;
         }
-        let ends = |s: &Session| s.stale || idle || s.encrypted >= SESSION_PAGES;
+        if let Some(session) = &mut self.session {
+            session.limit = session.limit.max(session_limit(pages));
+        }
         match &mut self.session {
-            Some(session) if !ends(session) => {
+            Some(session) if !session.stale && held != Held::Idle && session.encrypted < session.limit => {
                 session.encrypted += 1;
                 self.in_flight += 1;
                 Enter::Ready(session.id)
             }
+            Some(session) if !session.stale && held == Held::Pages => Enter::Full,
             _ if self.in_flight > 0 => Enter::Again,
             _ => Enter::Open,
         }
@@ -195,6 +225,7 @@ impl Domain {
             id,
             records: 0,
             encrypted: 0,
+            limit: 0,
             digests: Digests::EMPTY,
             stale: false,
         });

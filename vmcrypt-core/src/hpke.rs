@@ -16,8 +16,9 @@ use poly1305::universal_hash::{KeyInit, UniversalHash};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+use crate::Refusal;
 use crate::disclose::{disclose, verdict};
-use crate::keys::draw_secret;
+use crate::entropy::{Source, draw};
 use crate::mac::{Digest, expand, extract};
 use crate::seal::Forged;
 
@@ -71,13 +72,14 @@ impl KeyPair {
         self.public = PublicKey(public);
     }
 
-    /// Draws the pair, word by word, from hardware entropy. If `draw` fails once, it stays empty and the answer is
-    /// `false`.
-    #[must_use]
-    pub fn draw(&mut self, draw: impl FnMut() -> Option<u64>) -> bool {
+    /// Draws the pair; see [`draw`](crate::entropy::draw).
+    ///
+    /// # Errors
+    /// [`Refusal::NoEntropy`], [`Refusal::StuckEntropy`]; the pair stays what it was.
+    pub fn draw(&mut self, source: &mut impl Source, extra: &[u8]) -> Result<(), Refusal> {
         let mut secret = [0; 32];
-        let drawn = draw_secret(&mut secret, draw);
-        if drawn {
+        let drawn = draw(source, b"key pair", extra, &mut secret);
+        if drawn.is_ok() {
             self.set(&secret);
         }
         secret.zeroize();

@@ -1,5 +1,7 @@
 //! Names of things: numbers that must not be confused with each other.
 
+use crate::Refusal;
+use crate::entropy::{Source, draw};
 use core::fmt;
 
 /// Pseudo-physical frame number: the guest's own index of one of its pages.
@@ -11,6 +13,18 @@ pub struct Pfn(pub u64);
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SessionId(pub [u8; 16]);
+
+impl SessionId {
+    /// Draws an identifier; see [`draw`](crate::entropy::draw).
+    ///
+    /// # Errors
+    /// [`Refusal::NoEntropy`], [`Refusal::StuckEntropy`].
+    pub fn draw(source: &mut impl Source) -> Result<Self, Refusal> {
+        let mut id = Self::default();
+        draw(source, b"session", &[], &mut id.0)?;
+        Ok(id)
+    }
+}
 
 /// Identifier of a host key. Not secret: equal on two hosts exactly if images move between them.
 #[repr(transparent)]

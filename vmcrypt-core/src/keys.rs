@@ -3,8 +3,10 @@
 //! Every key type is filled in place, wipes itself on drop, cannot be cloned and prints nothing. The
 //! hierarchy is drawn in `docs/CRYPTO.md`.
 
+use crate::Refusal;
 use crate::cipher::PageKey;
 use crate::disclose::disclose;
+use crate::entropy::{Source, draw};
 use crate::ids::{KeyId, SessionId};
 use crate::mac::{Digest, expand, hkdf};
 use core::fmt;
@@ -16,6 +18,7 @@ const ID_INFO: &[u8] = b"vmcrypt/1 key id";
 const PAGE_INFO: &[u8] = b"vmcrypt/1 page cipher and tag";
 const RECORD_INFO: &[u8] = b"vmcrypt/1 record";
 const SEAL_INFO: &[u8] = b"vmcrypt/1 seal";
+const ANSWER_INFO: &[u8] = b"vmcrypt/1 guest's answer key";
 
 /// The secret from which everything else follows: drawn by Xen at boot, or given by a domain's owner.
 pub struct RootKey([u8; 32]);
@@ -41,11 +44,17 @@ impl RootKey {
         hkdf(&[], &self.0, &[purpose], out);
     }
 
-    /// Draws the key, word by word, from hardware entropy. If `draw` fails once, the key stays empty and the
-    /// answer is `false`.
-    #[must_use]
-    pub fn draw(&mut self, draw: impl FnMut() -> Option<u64>) -> bool {
-        draw_secret(&mut self.0, draw)
+    /// The key of what Xen tells a domain under this root about itself; see [`answer`](crate::answer).
+    pub(crate) fn answer_key(&self, out: &mut Digest) {
+        self.derive(ANSWER_INFO, out);
+    }
+
+    /// Draws the key; see [`draw`](crate::entropy::draw).
+    ///
+    /// # Errors
+    /// [`Refusal::NoEntropy`], [`Refusal::StuckEntropy`]; the key stays what it was.
+    pub fn draw(&mut self, source: &mut impl Source, extra: &[u8]) -> Result<(), Refusal> {
+        draw(source, b"host key", extra, &mut self.0)
     }
 
     /// Identifies the key without giving anything away.
@@ -57,19 +66,6 @@ impl RootKey {
         disclose(&mut id.0);
         id
     }
-}
-
-/// Fills `secret` word by word; if `draw` fails once, it is zero and the answer is `false`.
-#[must_use]
-pub(crate) fn draw_secret(secret: &mut [u8; 32], mut draw: impl FnMut() -> Option<u64>) -> bool {
-    for word in secret.as_chunks_mut::<8>().0 {
-        let Some(random) = draw() else {
-            secret.zeroize();
-            return false;
-        };
-        *word = random.to_ne_bytes();
-    }
-    true
 }
 
 /// The keys of one session: that of the page cipher and that from which sealing keys follow.

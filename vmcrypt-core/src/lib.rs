@@ -10,6 +10,7 @@ extern crate std;
 
 pub mod abi;
 pub mod aes;
+pub mod answer;
 mod bitmap;
 mod bytes;
 pub mod cipher;
@@ -17,6 +18,7 @@ mod class;
 mod disclose;
 pub mod domain;
 pub mod doors;
+pub mod entropy;
 pub mod hpke;
 pub mod ids;
 pub mod keyring;

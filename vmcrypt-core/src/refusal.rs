@@ -87,6 +87,10 @@ pub enum Refusal {
     KeyUsed = 39,
     /// The domain is not what the owner's policy names.
     Measurement = 40,
+    /// The hardware generator repeats itself.
+    StuckEntropy = 41,
+    /// As many pages were exported in the session as may be.
+    SessionFull = 42,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -94,7 +98,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 41] = [
+const ENTRIES: [Entry; 43] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -340,6 +344,18 @@ const ENTRIES: [Entry; 41] = [
         Errno::EPERM,
         "measurement",
         "launch measurement differs from the one in the owner's key; start what the owner had measured",
+    ),
+    Entry(
+        Refusal::StuckEntropy,
+        Errno::EOPNOTSUPP,
+        "stuck-entropy",
+        "RDSEED or RDRAND repeats itself, so no key can be drawn; power the machine off and on, or update its firmware",
+    ),
+    Entry(
+        Refusal::SessionFull,
+        Errno::EBUSY,
+        "session-full",
+        "pages of the domain were mapped too often for one session; unmap all of them, then map again",
     ),
 ];
 

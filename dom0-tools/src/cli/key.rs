@@ -25,6 +25,7 @@ pub enum Key {
     Seal(Seal),
     Show(Show),
     Load(Load),
+    CheckAnswer(CheckAnswer),
 }
 
 impl Key {
@@ -34,6 +35,7 @@ impl Key {
             Self::Seal(verb) => verb.run(),
             Self::Show(verb) => verb.run(),
             Self::Load(verb) => verb.run(),
+            Self::CheckAnswer(verb) => verb.run(),
         }
     }
 }
@@ -57,8 +59,10 @@ impl New {
 /// Seal a domain's key to hosts (on the owner's machine, never in dom0)
 #[derive(Args)]
 #[command(after_help = "\
-The hosts that may run the domain's images are those that the key is sealed to. Take their public keys from where dom0 \
-cannot write: Xen's console, or what measured boot attests. To a key that dom0 made up, you would hand your domain.")]
+The hosts that may run the domain's images are those that the key is sealed to. dom0 can print any key, on \
+the serial console as well. What counts there is the first line in a log that begins when the machine is switched on, and what follows when you type three \
+times Ctrl-A and then K. Or take the key from what measured boot attests. To a key that dom0 made up, you would hand your \
+domain.")]
 pub struct Seal {
     /// The owner's key, from `vmcrypt key new`
     key: PathBuf,
@@ -154,6 +158,55 @@ impl Load {
             header.key,
             xen::uuid(header.uuid)
         );
+        exit(0)
+    }
+}
+
+/// Check what a guest says that Xen told it about itself (on the owner's machine, never in dom0)
+#[derive(Args)]
+#[command(after_help = "\
+An agent in the guest gets a nonce from its owner, asks Xen (hypercall 50, operation 3) and sends the 168 bytes back. If they \
+are genuine, the domain with this uuid asked with this nonce while it ran protected, under the owner's key, on the host \
+whose public key is printed: compare it with those that the key was sealed to.")]
+pub struct CheckAnswer {
+    /// The owner's key, from `vmcrypt key new`
+    key: PathBuf,
+    /// What the guest got, in hexadecimal digits
+    answer: String,
+    /// The domain's uuid
+    #[arg(long, value_parser = uuid)]
+    uuid: [u8; 16],
+    /// What the guest was to ask with: 32 random bytes, used once
+    #[arg(long, value_name = "HEX", value_parser = bytes32)]
+    nonce: [u8; 32],
+    /// What the domain must have been launched as
+    #[arg(long, value_name = "HEX", value_parser = bytes32)]
+    measurement: Option<[u8; 32]>,
+    /// Public key of a host where it may run, all if none is named; may be repeated
+    #[arg(long, value_name = "HEX", num_args = 1.., value_parser = public_key)]
+    host: Vec<PublicKey>,
+}
+
+impl CheckAnswer {
+    fn run(self) -> Result<ExitCode> {
+        let bytes = hex::decode(self.answer.trim()).context("hexadecimal digits are wanted")?;
+        let answer = read_owner(&self.key)?.check(&self.uuid, &self.nonce, &bytes)?;
+        let host = PublicKey(answer.host);
+        ensure!(
+            self.measurement.is_none_or(|wanted| wanted == answer.measurement),
+            "the domain was launched as something else: {}",
+            hex::encode(answer.measurement)
+        );
+        ensure!(
+            self.host.is_empty() || self.host.contains(&host),
+            "the domain runs on another host: {host:?}"
+        );
+        say!(
+            "genuine     domain {} is protected, under its owner's key",
+            xen::uuid(answer.uuid)
+        );
+        say!("launched as {}", hex::encode(answer.measurement));
+        say!("host        {host:?}");
         exit(0)
     }
 }

@@ -1,5 +1,6 @@
 //! The table of all cases.
 
+pub mod ask;
 pub mod attack;
 pub mod building;
 pub mod canary;
@@ -16,6 +17,7 @@ pub mod migrate;
 pub mod oracle;
 pub mod owner;
 pub mod refuse;
+pub mod serial;
 pub mod tamper;
 pub mod timing;
 pub mod vectors;
@@ -105,6 +107,16 @@ const SMALL_POOL: Config = Config {
     ..Config::VMCRYPT
 };
 
+/// The debug build, whose generator is stuck once the keys of this boot are drawn: two windows of 32 words.
+const STUCK_LATER: Config = Config {
+    xen_arguments: "vmcrypt-entropy-canary=after:64",
+    ..Config::DEBUG
+};
+/// dom0's lines on the console are marked.
+const MARKED: Config = Config {
+    xen_arguments: "vmcrypt-console=marked",
+    ..Config::VMCRYPT
+};
 /// The debug build, told to find a page wrong.
 const DEBUG_CANARY: Config = Config {
     xen_arguments: "vmcrypt-oracle-canary",
@@ -579,9 +591,54 @@ pub const ALL: &[Case] = &[
         Free(&[VmCrypt], refuse::no_entropy),
     ),
     case(
+        "stuck-entropy",
+        "debug build: with a generator that repeats itself Xen does not start",
+        Free(&[Debug], refuse::stuck_entropy),
+    ),
+    case(
+        "stuck-entropy-later",
+        "debug build: a generator that is stuck after boot lets no session open, and harms nothing else",
+        In(STUCK_LATER, refuse::stuck_later),
+    ),
+    case(
         "pool-exhausted",
         "an empty replica pool refuses maps and nothing else",
         In(SMALL_POOL, attack::pool),
+    ),
+    case(
+        "console-key",
+        "the host's public key is shown before dom0 is, and again to who types for it, with nothing of dom0's beside it",
+        In(Config::VMCRYPT, serial::typed),
+    ),
+    case(
+        "console-marked",
+        "with vmcrypt-console=marked dom0 cannot pass a line on the console off as Xen's",
+        In(MARKED, serial::marked),
+    ),
+    case(
+        "ask",
+        "what Xen tells a guest of itself proves to its owner where it runs; dom0 gets nothing of the kind",
+        Free(&[VmCrypt], ask::owned),
+    ),
+    case(
+        "ask-ownerless",
+        "a guest without an owner's key learns that it is protected, and gets no proof of it",
+        In(Config::VMCRYPT, ask::ownerless),
+    ),
+    case(
+        "ask-off",
+        "with vmcrypt=off a guest learns that it is not protected",
+        In(OFF, ask::off),
+    ),
+    case(
+        "canary-ask",
+        "stock Xen: so it does",
+        In(Config::STOCK, ask::stock),
+    ),
+    case(
+        "export-limit",
+        "one session shows a page only so often; then maps fail until nothing is held",
+        In(Config::TWO_CPUS, attack::wear_out),
     ),
     case(
         "oxenstored",

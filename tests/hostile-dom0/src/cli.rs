@@ -2,7 +2,7 @@
 
 use crate::calls::{errno, remote_suspend};
 use crate::frames::owned_frames;
-use crate::{attacks, building, export, fuzz, launch, lent, maps, race, registers, replicas};
+use crate::{answer, attacks, building, export, fuzz, launch, lent, maps, race, registers, replicas};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use serde_json::json;
@@ -39,6 +39,10 @@ enum Attack {
     MapStorm { domid: u16, seconds: u64 },
     /// Map this many frames of a guest and hold them
     Hold { domid: u16, frames: u64, seconds: u64 },
+    /// Map pages of a tiny guest again and again, until Xen maps no more
+    WearOut,
+    /// Ask Xen in a guest's name for what it tells a guest about itself
+    Ask { domid: u16 },
     /// Give a vCPU its own XSAVE record back with this many bytes more or less
     XsaveSize {
         domid: u16,
@@ -126,6 +130,8 @@ pub fn run() -> Result<()> {
             frames,
             seconds,
         } => maps::hold(&xen, DomId(domid), frames, Duration::from_secs(seconds))?,
+        Attack::Ask { domid } => answer::ask(&xen, DomId(domid))?,
+        Attack::WearOut => maps::wear_out(&xen)?,
         Attack::XsaveSize { domid, difference } => registers::xsave_size(&xen, DomId(domid), difference)?,
         Attack::RemoteSuspend { domid } => errno(remote_suspend(&xen, DomId(domid)))?,
         Attack::SetRegisters { domid } => errno(registers::set_registers(&xen, DomId(domid)))?,

@@ -1,5 +1,6 @@
 //! What an evil dom0 does: bare hypercalls that no toolstack makes, and the registry of attacks that are made of them.
 
+mod answer;
 mod attacks;
 mod building;
 mod calls;

@@ -1,7 +1,8 @@
 //! Maps of a guest's frames, by the thousand.
 
 use crate::frames::owned_frames;
-use anyhow::Result;
+use crate::prey::Prey;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -65,6 +66,37 @@ pub fn map_storm(xen: &Privcmd, domain: DomId, limit: Duration) -> Result<Value>
         rounds += 1;
     }
     Ok(json!({ "rounds": rounds, "errnos": outcomes.json() }))
+}
+
+/// Maps a guest's pages again and again, some of them all the time, to see for ever which of them change: until Xen maps no
+/// more, as long as any is held, and then does again.
+pub fn wear_out(xen: &Privcmd) -> Result<Value> {
+    /// No limit is as high.
+    const ROUNDS: usize = 1000;
+    const HELD: usize = 64;
+    let prey = Prey::start(xen)?;
+    let domain = prey.domain.id;
+    let frames = owned_frames(xen, domain)?;
+    ensure!(frames.len() > HELD, "the guest has {} pages", frames.len());
+    let mut outcomes = Outcomes::default();
+    let held = xen.map_foreign(domain, &frames[..HELD], false)?;
+    for _ in 0..ROUNDS {
+        outcomes.add(xen, domain, &frames[HELD..], false);
+        if outcomes.0.keys().any(|errno| *errno != 0) {
+            break;
+        }
+    }
+    let mut while_held = Outcomes::default();
+    while_held.add(xen, domain, &frames[HELD..], false);
+    drop(held);
+    let mut after = Outcomes::default();
+    after.add(xen, domain, &frames, false);
+    let damage = prey.intact(xen);
+    prey.destroy()?;
+    Ok(json!({
+        "pages": frames.len(), "errnos": outcomes.json(), "while_held": while_held.json(), "after": after.json(),
+        "damage": damage,
+    }))
 }
 
 pub fn hold(xen: &Privcmd, domain: DomId, count: u64, time: Duration) -> Result<Value> {

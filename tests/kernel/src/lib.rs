@@ -14,6 +14,11 @@ pub const PREFIX: &str = "vmcrypt-kernel: ";
 /// Words of a page.
 pub const WORDS: usize = 512;
 
+/// The nonce with which the kernel asks about itself after so many looks at its memory.
+pub fn nonce(rounds: u64) -> [u8; 32] {
+    core::array::from_fn(|at| (splitmix(rounds) >> (at % 8 * 8)) as u8)
+}
+
 /// Where in each private page the needle stands, in words.
 pub const NEEDLE_AT: usize = 16;
 
@@ -54,6 +59,10 @@ pub enum Line<'a> {
     Intact(u64, &'a str),
     /// It came back from a suspend.
     Resumed,
+    /// What it was told of itself, in hexadecimal digits.
+    Answer(&'a str),
+    /// Why it was told nothing: what the hypercall came back with.
+    NoAnswer(&'a str),
     /// Something is not as it must be.
     Fail(&'a str),
 }
@@ -67,6 +76,8 @@ impl<'a> Line<'a> {
         match verb {
             "ready" => Some(Line::Ready(rest)),
             "resumed" => Some(Line::Resumed),
+            "answer" => Some(Line::Answer(rest)),
+            "unanswered" => Some(Line::NoAnswer(rest)),
             "FAIL" => Some(Line::Fail(rest)),
             "round" => {
                 let (number, hash) = rest.split_once(" intact ")?;
@@ -102,6 +113,10 @@ mod tests {
             Some(Line::Fail("the GDT"))
         );
         assert_eq!(Line::parse("vmcrypt-kernel: resumed."), Some(Line::Resumed));
+        assert_eq!(
+            Line::parse("vmcrypt-kernel: unanswered -38."),
+            Some(Line::NoAnswer("-38"))
+        );
         assert_eq!(Line::parse("Linux version 6.12."), None);
     }
 

@@ -67,6 +67,7 @@ extern "C" fn kernel_main(info: *mut StartInfo) -> ! {
         rounds: 0,
     };
     kernel.store.watch(&kernel.shared);
+    kernel.ask();
     match kernel.memory.check(key) {
         Ok(hash) => kernel.say(format_args!("ready {hash:016x}")),
         Err(()) => kernel.say(format_args!("FAIL memory, at once")),
@@ -135,13 +136,30 @@ impl Kernel {
         if !kept {
             self.say(format_args!("FAIL registers of vCPU 0"));
         }
+        self.ask();
         self.round();
         self.store.watch(&self.shared);
+    }
+
+    /// Asks Xen about this domain, as an agent of its owner's would, and passes on what it says.
+    fn ask(&mut self) {
+        match xen::ask(&vmcrypt_kernel::nonce(self.rounds)) {
+            Ok(answer) => self.say(format_args!("answer {}", Hex(&answer))),
+            Err(error) => self.say(format_args!("unanswered {error}")),
+        }
     }
 
     fn say(&mut self, what: core::fmt::Arguments<'_>) {
         let _ = write!(self.console, "{}{what}.\r\n", vmcrypt_kernel::PREFIX);
         self.console.tell();
+    }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

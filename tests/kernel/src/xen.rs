@@ -10,6 +10,9 @@ pub const VCPU_OP: u64 = 24;
 pub const MMUEXT_OP: u64 = 26;
 pub const SCHED_OP: u64 = 29;
 pub const EVENT_CHANNEL_OP: u64 = 32;
+/// `__HYPERVISOR_arch_2`: VMCrypt's.
+const VMCRYPT_OP: u64 = 50;
+const VMCRYPT_ASK: u64 = 3;
 
 pub const DOMID_SELF: u64 = 0x7ff0;
 /// Of `update_va_mapping`: flush the entry on all CPUs.
@@ -25,6 +28,9 @@ const SCHED_SHUTDOWN: u64 = 2;
 const SCHED_POLL: u64 = 3;
 const SHUTDOWN_SUSPEND: u32 = 2;
 const SHUTDOWN_CRASH: u32 = 3;
+
+/// Bytes of `struct VmcAnswer`.
+const ANSWER: usize = 168;
 
 /// Where Xen shows every guest which PFN belongs to a frame.
 pub const M2P: *const u64 = 0xffff_8000_0000_0000 as *const u64;
@@ -132,6 +138,17 @@ pub fn suspend(start_info: u64, key: u64) -> (bool, bool) {
         )
     };
     (result == 1, differs == 0)
+}
+
+/// What Xen says of this domain, as `struct VmcAnswer` of its, or the negative errno.
+pub fn ask(nonce: &[u8; 32]) -> Result<[u8; ANSWER], i64> {
+    let mut answer = [0; ANSWER];
+    answer[8..40].copy_from_slice(nonce);
+    // SAFETY: reads and writes the structure.
+    match unsafe { call(VMCRYPT_OP, [VMCRYPT_ASK, answer.as_mut_ptr() as u64, 0, 0]) } {
+        0 => Ok(answer),
+        error => Err(error),
+    }
 }
 
 /// Ends the domain with an alarm.

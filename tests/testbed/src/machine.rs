@@ -25,7 +25,7 @@ pub enum Store {
 /// Who has the serial console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
-    /// Nobody: it is only logged.
+    /// Nobody: it is logged, and a test may [type](Machine::type_at_console).
     Log,
     /// The person at the terminal, who gets a shell in dom0.
     Terminal,
@@ -96,6 +96,9 @@ pub struct Machine {
 
 /// From power-on to the agent's first answer. Thirty seconds is usual, several times that on a loaded machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(400);
+
+/// Between two keys: Xen's UART takes them one by one.
+const KEYSTROKE: Duration = Duration::from_millis(100);
 
 /// What Xen does after its last words takes a moment.
 const HALTING: Duration = Duration::from_secs(5);
@@ -264,6 +267,33 @@ impl Machine {
         Ok(status["status"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// Types at the serial line, as a person there would, and waits until the console has said these words since.
+    pub fn type_at_console(&mut self, keys: &[u8], words: &str, limit: Duration) -> Result<()> {
+        let before = self.console().len();
+        let mut line = UnixStream::connect(self.sockets.path().join("com1")).context("connecting to COM1")?;
+        line.set_read_timeout(Some(KEYSTROKE))?;
+        let deadline = Instant::now() + limit;
+        let mut keys = keys.iter();
+        loop {
+            if let Some(key) = keys.next() {
+                line.write_all(&[*key])?;
+            }
+            // QEMU waits for whoever is connected to take what it sends.
+            let _ = line.read(&mut [0; 4096]);
+            if self
+                .console()
+                .get(before..)
+                .is_some_and(|said| said.contains(words))
+            {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "typed, and the console does not say {words:?}"
+            );
+        }
+    }
+
     /// Sends every CPU a non-maskable interrupt.
     pub fn inject_nmi(&mut self) -> Result<()> {
         self.ask("inject-nmi", serde_json::json!({}))?;
@@ -365,7 +395,12 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         dom0 += " vmcrypt.store=oxenstored";
     }
     let serial = match boot.console {
-        Console::Log => format!("file,id=com1,path={}", text(&dir.join("xen.log"))),
+        // Nobody need be connected, and what is written is logged all the same.
+        Console::Log => format!(
+            "socket,id=com1,path={}/com1,server=on,wait=off,logfile={}",
+            text(sockets),
+            text(&dir.join("xen.log"))
+        ),
         Console::Terminal => {
             dom0 += " vmcrypt.shell";
             format!("stdio,id=com1,signal=off,logfile={}", text(&dir.join("xen.log")))

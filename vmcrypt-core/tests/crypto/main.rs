@@ -1,5 +1,6 @@
 //! The cryptography, seen from outside.
 
+mod answer;
 mod backend;
 mod hpke;
 mod known_answer;

@@ -215,21 +215,6 @@ fn key_id_tells_keys_apart_and_is_not_a_key() {
 }
 
 #[test]
-fn a_host_key_is_drawn_whole_or_not_at_all() {
-    let mut random = Random(8);
-    let mut key = RootKey::empty();
-    assert!(key.draw(|| Some(random.next())));
-    assert_ne!(key.key_id(), RootKey::empty().key_id());
-    let mut left = 3;
-    let failing = || {
-        left -= 1;
-        (left >= 0).then_some(u64::MAX)
-    };
-    assert!(!key.draw(failing));
-    assert_eq!(key.key_id(), RootKey::empty().key_id());
-}
-
-#[test]
 fn set_hash_knows_a_set_by_its_members_alone() {
     let mut random = Random(5);
     let tags: Vec<PageTag> = (0..500).map(|_| PageTag(random.bytes())).collect();

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use vmcrypt_core::abi::DomainInfo;
 use vmcrypt_core::cipher::PageTag;
-use vmcrypt_core::domain::{Digests, Domain, Enter};
+use vmcrypt_core::domain::{Digests, Domain, Enter, Held, session_limit};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::{Pfn, PfnSet, PlainClass, Refusal, State};
 
@@ -86,13 +86,18 @@ impl Guest {
         id
     }
 
+    /// The session that was opened last.
+    fn open_id(&self) -> SessionId {
+        SessionId([self.sessions; 16])
+    }
+
     fn begin(&mut self) -> Option<SessionId> {
-        match self.domain.begin_page(false) {
+        match self.domain.begin_page(Held::Pages, PFNS) {
             Enter::Ready(id) => Some(id),
-            Enter::Again | Enter::Never => None,
+            Enter::Again | Enter::Never | Enter::Full => None,
             Enter::Open => {
                 let id = self.open();
-                assert_eq!(self.domain.begin_page(false), Enter::Ready(id));
+                assert_eq!(self.domain.begin_page(Held::Pages, PFNS), Enter::Ready(id));
                 Some(id)
             }
         }
@@ -226,7 +231,7 @@ fn a_session_does_not_survive_that_the_domain_runs_on() {
     let (first, ..) = guest.export(PFNS).expect("complete");
     assert!(guest.domain.enter(State::Running));
     assert_eq!(
-        guest.domain.begin_page(false),
+        guest.domain.begin_page(Held::Pages, PFNS),
         Enter::Open,
         "even if nothing asks before the next suspend"
     );
@@ -253,10 +258,10 @@ fn a_session_survives_the_suspend() {
 fn a_session_that_must_end_waits_for_what_is_in_flight() {
     type End = fn(&mut Guest) -> Enter;
     let ends: [(&str, End); 2] = [
-        ("idle", |guest| guest.domain.begin_page(true)),
+        ("idle", |guest| guest.domain.begin_page(Held::Idle, PFNS)),
         ("resumed", |guest| {
             guest.domain.enter(State::Running);
-            guest.domain.begin_page(false)
+            guest.domain.begin_page(Held::Pages, PFNS)
         }),
     ];
     for (why, end) in ends {
@@ -280,8 +285,8 @@ fn a_dying_domain_comes_to_rest() {
         assert_eq!(began, state != State::Dying);
         assert!(guest.domain.enter(State::Dying));
         assert_eq!(guest.domain.is_quiet(), !began, "a page is in flight");
-        assert_eq!(guest.domain.begin_page(false), Enter::Never);
-        assert_eq!(guest.domain.begin_page(true), Enter::Never);
+        assert_eq!(guest.domain.begin_page(Held::Pages, PFNS), Enter::Never);
+        assert_eq!(guest.domain.begin_page(Held::Idle, PFNS), Enter::Never);
         guest.end_fresh(0, 1);
         assert!(guest.domain.is_quiet());
         guest.domain.wipe_session();
@@ -318,7 +323,81 @@ fn a_domain_is_exporting_while_a_record_can_follow() {
         "nobody holds a page of it: an aborted migration"
     );
     assert!(!guest.domain.exporting(false), "and it stays so");
-    assert_eq!(guest.domain.begin_page(false), Enter::Open);
+    assert_eq!(guest.domain.begin_page(Held::Pages, PFNS), Enter::Open);
+}
+
+/// Begins and abandons exports until one is refused; how many there were.
+fn export_until_full(guest: &mut Guest, held: Held, pages: u64) -> (u64, Enter) {
+    for count in 0.. {
+        match guest.domain.begin_page(held, pages) {
+            Enter::Ready(_) => guest.domain.abandon_page(),
+            end => return (count, end),
+        }
+    }
+    unreachable!("a session has a limit")
+}
+
+/// What is seen of a page's changes within a session has an end, which comes too late for any migration.
+#[test]
+fn a_session_ends_at_its_limit() {
+    const TRANSFERS: u64 = 7;
+    for pages in [0, 1, 100, 1 << 20, 1 << 29, u64::MAX] {
+        assert!(session_limit(pages) <= 1 << 32);
+        assert!(pages > 1 << 29 || session_limit(pages) >= TRANSFERS * pages);
+    }
+    for state in [State::Running, State::Suspended] {
+        let mut guest = Guest::new(domain_in(state));
+        guest.export_all();
+        let left = session_limit(PFNS) - PFNS;
+        assert_eq!(
+            export_until_full(&mut guest, Held::Pages, PFNS),
+            (left, Enter::Full),
+            "{state:?}"
+        );
+        assert_eq!(
+            guest.domain.begin_page(Held::Pages, PFNS),
+            Enter::Full,
+            "and it stays so"
+        );
+        assert!(
+            state == State::Running || guest.export(PFNS).is_ok(),
+            "what was exported counts"
+        );
+        let old = guest.open_id();
+        assert_eq!(guest.domain.begin_page(Held::Nothing, PFNS), Enter::Open);
+        assert_ne!(guest.open(), old);
+        assert!(guest.begin().is_some());
+    }
+}
+
+/// A limit neither keeps a domain from being mapped once it ran on, nor changes keys under a page in flight.
+#[test]
+fn a_full_session_ends_as_any_other() {
+    let mut guest = Guest::new(domain_in(State::Suspended));
+    guest.begin();
+    let full = export_until_full(&mut guest, Held::Pages, PFNS);
+    assert_eq!(full.1, Enter::Full);
+    assert_eq!(guest.domain.begin_page(Held::Nothing, PFNS), Enter::Again);
+    guest.end(0, 1);
+    assert_eq!(guest.domain.begin_page(Held::Nothing, PFNS), Enter::Open);
+    assert!(guest.domain.enter(State::Running));
+    assert_eq!(guest.domain.begin_page(Held::Pages, PFNS), Enter::Open);
+    assert!(guest.domain.enter(State::Dying));
+    assert_eq!(guest.domain.begin_page(Held::Pages, PFNS), Enter::Never);
+}
+
+/// The most pages that the domain had count: a balloon does not end a migration.
+#[test]
+fn a_limit_does_not_fall_within_a_session() {
+    let mut guest = Guest::new(domain_in(State::Running));
+    guest.begin();
+    guest.end(0, 1);
+    let before = export_until_full(&mut guest, Held::Pages, 50).0;
+    assert_eq!(before + 1, session_limit(50));
+    assert_eq!(guest.domain.begin_page(Held::Pages, 1), Enter::Full);
+    let more = export_until_full(&mut guest, Held::Pages, 60).0;
+    assert_eq!(more, session_limit(60) - session_limit(50));
+    assert_eq!(export_until_full(&mut guest, Held::Pages, 0), (0, Enter::Full));
 }
 
 #[test]
@@ -361,7 +440,7 @@ fn everything_is_counted() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Begin { idle: bool },
+    Begin { held: Held },
     End { which: prop::sample::Index, content: u8 },
     Forget(u64),
     Write(u64),
@@ -377,7 +456,9 @@ fn page() -> impl Strategy<Value = u64> {
 /// Weighted so that domains get to where there is something to export, and are resumed from there.
 fn step() -> impl Strategy<Value = (Step, u64)> {
     let step = prop_oneof![
-        20 => prop::bool::weighted(0.02).prop_map(|idle| Step::Begin { idle }),
+        1 => Just(Step::Begin { held: Held::Idle }),
+        10 => Just(Step::Begin { held: Held::Nothing }),
+        10 => Just(Step::Begin { held: Held::Pages }),
         20 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(which, content)| Step::End { which, content }),
         2 => page().prop_map(Step::Forget),
         1 => page().prop_map(Step::Write),
@@ -414,14 +495,14 @@ proptest! {
         let mut in_flight = Vec::new();
         for (step, pfn) in steps {
             match step {
-                Step::Begin { idle } => match guest.domain.begin_page(idle) {
+                Step::Begin { held } => match guest.domain.begin_page(held, PFNS) {
                     Enter::Ready(id) => {
-                        prop_assert!(!idle && !model.stale && model.session == Some(id));
+                        prop_assert!(held != Held::Idle && !model.stale && model.session == Some(id));
                         in_flight.push(pfn);
                     }
                     Enter::Open => {
                         prop_assert!(in_flight.is_empty());
-                        prop_assert!(idle || model.stale || model.session.is_none());
+                        prop_assert!(held == Held::Idle || model.stale || model.session.is_none());
                         model = Model {
                             session: Some(guest.open()),
                             stale_pages: std::mem::take(&mut model.stale_pages),
@@ -431,8 +512,9 @@ proptest! {
                     Enter::Never => prop_assert_eq!(guest.domain.state(), State::Dying),
                     Enter::Again => {
                         prop_assert!(!in_flight.is_empty());
-                        prop_assert!(idle || model.stale);
+                        prop_assert!(held == Held::Idle || model.stale);
                     }
+                    Enter::Full => prop_assert!(false, "no life here is long enough"),
                 },
                 Step::End { which, content } if !in_flight.is_empty() => {
                     // Several CPUs: they end in any order.

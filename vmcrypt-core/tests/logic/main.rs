@@ -2,6 +2,7 @@
 
 mod bitmap;
 mod doors;
+mod entropy;
 mod keyring;
 mod life;
 mod measure;

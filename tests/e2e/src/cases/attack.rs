@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
+use vmcrypt_core::domain::session_limit;
 use vmcrypt_guest::{Role, pattern};
 
 /// Maps every frame and looks for the secret.
@@ -246,6 +247,32 @@ pub fn map_while_destroyed(dom0: &mut Dom0) -> Verdict {
     dom0.await_alive(&mut other)?;
     Ok(format!(
         "{rounds} rounds of maps during two destructions; no domain lingers, the bystander goes on"
+    ))
+}
+
+/// A session that dom0 never lets end shows it which pages change: it has an end all the same.
+pub fn wear_out(dom0: &mut Dom0) -> Verdict {
+    let seen = dom0.attack("wear-out", Duration::from_secs(900))?;
+    let count = |of: &str, errno: &str| seen[of][errno].as_u64().unwrap_or(0);
+    let pages = seen["pages"].as_u64().context("the guest's pages")?;
+    demand!(count("errnos", "16") > 0, "no map was refused: {seen}");
+    let exports = count("errnos", "0");
+    // What is live, rings and Xen's own frames, is mapped all the same: a few pages, in each round.
+    demand!(
+        (7 * pages..=session_limit(pages) + 1000).contains(&exports),
+        "{exports} maps of {pages} pages: {seen}"
+    );
+    demand!(
+        count("while_held", "0") < 16 && count("while_held", "16") > pages / 2,
+        "what is held lets others be mapped: {seen}"
+    );
+    demand!(
+        count("after", "16") == 0 && count("after", "0") == pages,
+        "no new session: {seen}"
+    );
+    demand!(seen["damage"].is_null(), "the guest: {}", seen["damage"]);
+    Ok(format!(
+        "{exports} maps of {pages} pages, then -EBUSY; all again when nothing was held"
     ))
 }
 

@@ -6,8 +6,8 @@ use crate::guest::Spec;
 use std::fmt;
 use vmcrypt_guest::{Role, pattern};
 
-/// Keys that end the machine, that stop the console from telling, or that trigger what is not a dump.
-const LEFT_OUT: &str = "RCNA%+-GTO";
+/// Keys that end the machine, that stop the console from telling, that trigger what is not a dump, or that are not dom0's.
+const LEFT_OUT: &str = "RCNA%+-GTOK";
 
 /// Nothing of what guests held in their registers and on their stacks.
 pub fn consoles(dom0: &mut Dom0) -> Verdict {

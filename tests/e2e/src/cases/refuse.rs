@@ -7,6 +7,7 @@ use crate::runner::{Options, boot};
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::Duration;
+use vmcrypt_core::Refusal;
 use vmcrypt_guest::Role;
 use vmcrypt_host::paths;
 use vmcrypt_tamper::stream::{Page, Stream, kind};
@@ -18,17 +19,66 @@ pub fn no_entropy(image: &Image, options: &Options) -> Verdict {
         xen_arguments: "cpuid=no-rdrand,no-rdseed",
         ..Config::VMCRYPT
     };
-    let dir = paths::target_subdir("testbed/logs/no-entropy")?;
+    panics(
+        image,
+        options,
+        WITHOUT,
+        "no-entropy",
+        "VMCrypt: no RDSEED or RDRAND",
+    )
+}
+
+/// A generator that says that all is well and repeats itself: from the first word, or in the middle of the second key.
+pub fn stuck_entropy(image: &Image, options: &Options) -> Verdict {
+    let mut said = String::new();
+    for xen_arguments in [
+        "vmcrypt-entropy-canary=ones",
+        "vmcrypt-entropy-canary=repeat",
+        "vmcrypt-entropy-canary=after:40",
+    ] {
+        let stuck = Config {
+            xen_arguments,
+            ..Config::DEBUG
+        };
+        said = panics(
+            image,
+            options,
+            stuck,
+            "stuck-entropy",
+            "VMCrypt: RDSEED or RDRAND is stuck",
+        )?;
+    }
+    Ok(said)
+}
+
+/// Xen does not come up on this machine, and says these words.
+fn panics(image: &Image, options: &Options, config: Config, case: &str, words: &str) -> Verdict {
+    let dir = paths::target_subdir(&format!("testbed/logs/{case}"))?;
     demand!(
-        boot(image, WITHOUT, options, &dir).is_err(),
-        "Xen came up without a source of keys"
+        boot(image, config, options, &dir).is_err(),
+        "Xen came up with {}",
+        config.xen_arguments
     );
     let console = fs::read_to_string(dir.join("xen.log"))?;
-    let said = console
-        .lines()
-        .find(|line| line.contains("VMCrypt: no RDSEED or RDRAND"));
-    let said = said.context("Xen did not come up, and did not say that it lacks entropy")?;
+    let said = console.lines().find(|line| line.contains(words));
+    let said = said.with_context(|| format!("Xen did not come up, and did not say: {words}"))?;
     Ok(said.trim().to_owned())
+}
+
+/// Stuck after boot: no session opens, so that nothing of a guest is mapped, and the guest goes on.
+pub fn stuck_later(dom0: &mut Dom0) -> Verdict {
+    let mut guest = dom0.create(Spec::new("lonely"))?;
+    dom0.xen_log()?;
+    dom0.must_refuse(&format!("xl save lonely {}", guest.image()), LONG)?;
+    let cause = Refusal::StuckEntropy.text();
+    demand!(
+        dom0.xen_log()?.contains(cause),
+        "the save failed, and not because of \"{cause}\""
+    );
+    let count = &dom0.status(&guest)?["domains"][0]["refusals"]["stuck-entropy"];
+    demand!(count.as_u64() > Some(0), "the refusal was not counted: {count}");
+    dom0.await_alive(&mut guest)?;
+    Ok("xl save was refused for it, the guest goes on".to_owned())
 }
 
 /// A saved guest to forge with, and another one that must not notice.

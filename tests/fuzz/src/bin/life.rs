@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicU64;
 
 use libfuzzer_sys::fuzz_target;
 use vmcrypt_core::cipher::PageTag;
-use vmcrypt_core::domain::{Digests, Domain, Enter};
+use vmcrypt_core::domain::{Digests, Domain, Enter, Held, session_limit};
 use vmcrypt_core::ids::SessionId;
 use vmcrypt_core::{Pfn, PfnSet, State};
 
 const PFNS: u64 = 70;
+const HELD: [Held; 4] = [Held::Pages, Held::Pages, Held::Nothing, Held::Idle];
 
 /// Every third page is a plain one.
 fn is_plain(page: u64) -> bool {
@@ -25,6 +26,8 @@ struct Model {
     session: Option<SessionId>,
     stale: bool,
     exported: BTreeMap<u64, PageTag>,
+    /// Exports that were begun in the session.
+    begun: u64,
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -38,11 +41,12 @@ fuzz_target!(|bytes: &[u8]| {
     for step in bytes.chunks_exact(3) {
         let (what, page, content) = (step[0], u64::from(step[1]), step[2]);
         match what % 8 {
-            0 | 1 => match domain.begin_page(what & 0x80 != 0) {
+            0 | 1 => match domain.begin_page(HELD[usize::from(what >> 6)], PFNS) {
                 Enter::Ready(id) => {
                     assert_eq!(Some(id), model.session);
                     assert!(!model.stale, "a page under the session of an earlier stop");
                     in_flight.push(page);
+                    model.begun += 1;
                 }
                 Enter::Open => {
                     assert!(in_flight.is_empty(), "keys change under a page in flight");
@@ -57,6 +61,7 @@ fuzz_target!(|bytes: &[u8]| {
                 }
                 Enter::Never => assert!(domain.state() == State::Dying),
                 Enter::Again => assert!(!in_flight.is_empty(), "nothing is in flight that could end"),
+                Enter::Full => assert_eq!(model.begun, session_limit(PFNS)),
             },
             2 | 3 => {
                 if let Some(page) = in_flight.pop() {

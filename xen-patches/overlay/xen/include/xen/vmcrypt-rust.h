@@ -49,6 +49,11 @@
 #define VMC_MODE_STRICT 2
 
 /**
+ * Sub-operation of every domain: fill an answer about itself.
+ */
+#define VMC_OP_ASK 3
+
+/**
  * Room for a sealed key.
  */
 #define KEY_BYTES 2040
@@ -157,6 +162,21 @@
  * Show an encrypted copy.
  */
 #define VMC_VIEW_CIPHER 2
+
+/**
+ * Pages of the domain are mapped.
+ */
+#define VMC_HELD_PAGES 0
+
+/**
+ * Nothing of the domain is mapped but the page that is asked for.
+ */
+#define VMC_HELD_NOTHING 1
+
+/**
+ * The same, and the domain may run and is not being saved.
+ */
+#define VMC_HELD_IDLE 2
 
 /**
  * Offset of the states in a record.
@@ -447,6 +467,14 @@ typedef enum VmcRefusal {
    * The domain is not what the owner's policy names.
    */
   VMC_REFUSAL_MEASUREMENT = 40,
+  /**
+   * The hardware generator repeats itself.
+   */
+  VMC_REFUSAL_STUCK_ENTROPY = 41,
+  /**
+   * As many pages were exported in the session as may be.
+   */
+  VMC_REFUSAL_SESSION_FULL = 42,
 } VmcRefusal;
 
 /**
@@ -583,6 +611,44 @@ typedef struct VmcDomainInfo {
  * 0 for success, else the number of a [`Refusal`] plus one.
  */
 typedef uint32_t Verdict;
+
+/**
+ * What a domain is told of itself.
+ */
+typedef struct VmcAnswer {
+  /**
+   * [`INTERFACE_VERSION`] of the running hypervisor.
+   */
+  uint32_t version;
+  /**
+   * [`crate::State`] as a number; 0 when the domain is not protected. All that follows is zero then.
+   */
+  uint32_t state;
+  /**
+   * IN: whatever whoever will check the answer has not seen before.
+   */
+  uint8_t nonce[32];
+  /**
+   * Public key of this boot of the host, to which owners seal their keys.
+   */
+  uint8_t host[32];
+  /**
+   * The domain's handle.
+   */
+  uint8_t uuid[16];
+  /**
+   * SHA-256 of what dom0 loaded before the domain first ran, on whatever host that was.
+   */
+  uint8_t measurement[32];
+  /**
+   * Identifier of the owner's key that the domain is under, or zero.
+   */
+  uint8_t owner[16];
+  /**
+   * Under an owner's key, [`crate::answer::tag`] of the above, or zero.
+   */
+  uint8_t tag[32];
+} VmcAnswer;
 
 /**
  * What VMCrypt does on this host.
@@ -901,6 +967,15 @@ size_t vmc_refusal_text(uint32_t refusal, const uint8_t **text);
 void vmc_domain_describe(struct VmcDomain *domain, struct VmcDomainInfo *info);
 
 /**
+ * Tells the domain of itself, under its owner's key if it is under one. Its handle, measurement and nonce are in `answer`.
+ *
+ * # Safety
+ * As for [`vmc_domain_state`]; `answer` is valid and Xen's own.
+ */
+Verdict vmc_domain_answer(struct VmcDomain *domain,
+                          struct VmcAnswer *answer);
+
+/**
  * Whether `operation` of the hypercall `family` is denied: to dom0 if it concerns a protected domain in `state`, else,
  * `state` being 0, for the machine.
  */
@@ -930,12 +1005,15 @@ size_t vmc_door_name(uint32_t family, const uint8_t **text);
 size_t vmc_weakness_text(uint32_t weakness, const uint8_t **text);
 
 /**
- * Draws the host key and the key pair of this boot, and takes note of the backend.
+ * Draws the host key and the key pair of this boot, and takes note of the backend. The `size` bytes at `facts` are
+ * what Xen knows of this boot; keys follow from them, too.
  *
  * # Safety
- * Called once, at boot, before the first domain is created.
+ * Called once, at boot, before the first domain is created; `facts` is valid for reads of `size` bytes.
  */
-Verdict vmc_host_init(uint32_t backend);
+Verdict vmc_host_init(uint32_t backend,
+                      const uint8_t *facts,
+                      size_t size);
 
 /**
  * From now on pages are encrypted by this backend. What is under way goes on with the one before: both must be allowed
@@ -964,6 +1042,11 @@ void vmc_host_describe(struct VmcHostInfo *info);
  * Draws 64 bits from RDSEED or RDRAND; false if the hardware gave none.
  */
 extern bool vmc_c_random(uint64_t *word);
+
+/**
+ * The time stamp counter.
+ */
+extern uint64_t vmc_c_cycles(void);
 
 /**
  * Stops the machine: an impossible state was reached.
@@ -1083,15 +1166,16 @@ Verdict vmc_map_judge(struct VmcDomain *domain,
                       uint32_t *view);
 
 /**
- * Begins the export of page `pfn`, before its content is read, opening a session if need be. `idle` says that
- * the domain may run and has nothing mapped. True through `again`: come back later, nothing was begun.
+ * Begins the export of page `pfn`, before its content is read, opening a session if need be. The domain has `pages` pages,
+ * and dom0 holds of them what `held` says. True through `again`: come back later, nothing was begun.
  *
  * # Safety
  * `domain` went through `vmc_domain_init`, the caller holds its lock, the other pointers are valid.
  */
 Verdict vmc_page_begin(struct VmcDomain *domain,
                        uint64_t pfn,
-                       bool idle,
+                       uint64_t pages,
+                       uint32_t held,
                        struct VmcTicket *ticket,
                        bool *again);
 

@@ -91,6 +91,12 @@ int vmcrypt_domain_kill(struct domain *d);
 int vmcrypt_max_pages(struct domain *d, uint64_t pages);
 
 /*
+ * What is printed of @len bytes that dom0 writes to the console, at most 128;
+ * @len becomes its length.  Called with the console's lock held.
+ */
+const char *vmcrypt_dom0_says(const char *text, unsigned int *len);
+
+/*
  * Registers.  The check gives 0 if the context may be loaded as it is, 1 if it
  * was dealt with; a NULL context stands for a reset.
  */
@@ -138,6 +144,9 @@ static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 static inline int vmcrypt_domain_kill(struct domain *d) { return 0; }
 static inline int vmcrypt_max_pages(struct domain *d, uint64_t pages)
 { return 0; }
+static inline const char *vmcrypt_dom0_says(const char *text,
+                                            unsigned int *len)
+{ return text; }
 static inline void vmcrypt_redact_context(struct vcpu *v,
                                           struct vcpu_guest_context *ctxt) {}
 static inline int vmcrypt_check_context(struct vcpu *v,

@@ -37,6 +37,7 @@ int vmcrypt_map_init(void);
 static int __init cf_check vmcrypt_init(void)
 {
     struct VmcHostInfo info = {};
+    uint32_t verdict;
 
     if ( !opt_vmcrypt )
     {
@@ -50,7 +51,10 @@ static int __init cf_check vmcrypt_init(void)
 
     /* Guests that were promised protection must not run without it. */
     vmcrypt_backend_init();
-    if ( vmc_host_init(vmcrypt_backend) )
+    verdict = vmcrypt_draw_keys();
+    if ( verdict == VMC_REFUSAL_STUCK_ENTROPY + 1 )
+        panic("VMCrypt: RDSEED or RDRAND is stuck, it repeats itself; power the machine off and on, update its firmware, or run guests unprotected with vmcrypt=off\n");
+    if ( verdict )
         panic("VMCrypt: no RDSEED or RDRAND to draw keys from; vmcrypt=off runs guests unprotected\n");
     if ( vmcrypt_replica_init() || vmcrypt_map_init() )
         panic("VMCrypt: no memory for the replica pool\n");
@@ -61,7 +65,9 @@ static int __init cf_check vmcrypt_init(void)
            opt_strict ? ", and there are no others" : "",
            vmcrypt_backend_name(), info.pool_frames);
     printk("VMCrypt: host key id %*phN\n", 16, info.key_id);
-    printk("VMCrypt: host public key %*phN\n", 32, info.public_key);
+    /* There is no dom0 yet that could print another one. */
+    vmcrypt_print_key();
+    vmcrypt_console_init();
 
     return 0;
 }

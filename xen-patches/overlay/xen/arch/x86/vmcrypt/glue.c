@@ -7,10 +7,52 @@
 #include <xen/init.h>
 #include <xen/lib.h>
 #include <xen/mm.h>
+#include <xen/param.h>
 #include <xen/percpu.h>
 #include <asm/cpufeature.h>
+#include <asm/e820.h>
+#include <asm/msr.h>
+#include <asm/time.h>
 
 #include "private.h"
+
+#ifdef CONFIG_DEBUG
+/*
+ * Makes the generator stuck, to see that this is noticed: "ones", "repeat", or
+ * "after:N" for all ones after N good words.  Debug builds only.
+ */
+static unsigned long __read_mostly opt_good_words = ~0UL;
+static bool __read_mostly opt_repeat;
+
+static int __init cf_check parse_entropy_canary(const char *s)
+{
+    if ( !strcmp(s, "ones") )
+        opt_good_words = 0;
+    else if ( !strcmp(s, "repeat") )
+        opt_repeat = true;
+    else if ( !strncmp(s, "after:", 6) )
+        opt_good_words = simple_strtoul(s + 6, NULL, 10);
+    else
+        return -EINVAL;
+
+    return 0;
+}
+custom_param("vmcrypt-entropy-canary", parse_entropy_canary);
+
+static void spoil(uint64_t *word)
+{
+    static uint64_t first;
+
+    if ( opt_repeat )
+        *word = first = first ?: *word;
+    else if ( !opt_good_words )
+        *word = ~0UL;
+    else
+        opt_good_words--;
+}
+#else
+static void spoil(uint64_t *word) {}
+#endif
 
 /*
  * Xen's get_random() falls back to a generator seeded by the clock, which is
@@ -30,7 +72,39 @@ bool vmc_c_random(uint64_t *word)
             asm volatile ( "rdrand %0" : "=r" (*word), "=@ccc" (ok) );
     }
 
+    if ( ok )
+        spoil(word);
+
     return ok;
+}
+
+uint64_t vmc_c_cycles(void)
+{
+    return rdtsc_ordered();
+}
+
+/*
+ * What this boot has beside the generator.  None of it is secret, or good enough
+ * alone; keys follow from it as well.
+ */
+uint32_t __init vmcrypt_draw_keys(void)
+{
+    static __initdata struct {
+        uint64_t tsc, now, seconds, khz, pages, free, start;
+        struct e820entry memory[64];
+    } facts;
+
+    facts.tsc = rdtsc_ordered();
+    facts.now = NOW();
+    facts.seconds = get_sec();
+    facts.khz = cpu_khz;
+    facts.pages = total_pages;
+    facts.free = avail_domheap_pages();
+    facts.start = xen_phys_start;
+    memcpy(facts.memory, e820_raw.map, sizeof(facts.memory));
+
+    return vmc_host_init(vmcrypt_backend, (const uint8_t *)&facts,
+                         sizeof(facts));
 }
 
 void vmc_c_panic(void)

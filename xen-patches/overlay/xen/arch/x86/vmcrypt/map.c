@@ -154,13 +154,17 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own)
 static int export_begin(struct vmcrypt_domain *vm, unsigned long pfn,
                         mfn_t mfn, struct VmcTicket *ticket)
 {
-    bool again = false, idle;
-    uint32_t verdict;
+    uint32_t verdict, held = VMC_HELD_PAGES;
+    bool again = false;
 
     spin_lock(&vm->lock);
     /* The replica that is being made counts as one. */
-    idle = vmcrypt_idle(vm, 1);
-    verdict = vmc_page_begin(vm->rust, pfn, idle, ticket, &again);
+    if ( vmcrypt_idle(vm, 1) )
+        held = VMC_HELD_IDLE;
+    else if ( atomic_read(&vm->replicas) <= 1 )
+        held = VMC_HELD_NOTHING;
+    verdict = vmc_page_begin(vm->rust, pfn, domain_tot_pages(vm->d), held,
+                             ticket, &again);
     spin_unlock(&vm->lock);
 
     if ( verdict )

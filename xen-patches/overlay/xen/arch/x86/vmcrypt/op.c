@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The hypercall by which dom0 asks about VMCrypt, and brings owners' keys.
+ * The hypercall by which dom0 asks about VMCrypt, and brings owners' keys, and a
+ * guest asks about itself.
  */
 #include <xen/guest_access.h>
 #include <xen/hypercall.h>
@@ -56,8 +57,42 @@ static long domain_info(XEN_GUEST_HANDLE_PARAM(void) arg)
     return copy_to_guest(arg, (void *)&info, sizeof(info)) ? -EFAULT : 0;
 }
 
+/*
+ * Whoever asks is told of himself: there is no argument by which dom0 could ask in
+ * a guest's name.
+ */
+static long ask(XEN_GUEST_HANDLE_PARAM(void) arg)
+{
+    const struct domain *d = current->domain;
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    struct VmcAnswer answer;
+    uint32_t verdict = 0;
+
+    if ( copy_from_guest((void *)&answer, arg, sizeof(answer)) )
+        return -EFAULT;
+
+    if ( vm )
+    {
+        answer.version = VMC_INTERFACE_VERSION;
+        memcpy(answer.uuid, d->handle, sizeof(answer.uuid));
+        memcpy(answer.measurement, vm->measurement, sizeof(answer.measurement));
+        spin_lock(&vm->lock);
+        verdict = vmc_domain_answer(vm->rust, &answer);
+        spin_unlock(&vm->lock);
+        if ( verdict )
+            return vmcrypt_refuse(vm, verdict - 1);
+    }
+    else
+        answer = (struct VmcAnswer){ .version = VMC_INTERFACE_VERSION };
+
+    return copy_to_guest(arg, (void *)&answer, sizeof(answer)) ? -EFAULT : 0;
+}
+
 long do_vmcrypt_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) arg)
 {
+    if ( cmd == VMC_OP_ASK )
+        return ask(arg);
+
     if ( !is_control_domain(current->domain) )
         return -EPERM;
 

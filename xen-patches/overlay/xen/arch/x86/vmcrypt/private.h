@@ -141,7 +141,15 @@ uint64_t vmcrypt_vector_xcr0(unsigned int backend);
 /* Called when no other CPU gives registers back any more; one may still stop. */
 void vmcrypt_vector_wipe(void);
 
+/* console.c */
+/* X25519, drawn at boot; an owner who seals to another one loses his guest. */
+void vmcrypt_public_key(uint8_t key[32]);
+void vmcrypt_print_key(void);
+void vmcrypt_console_init(void);
+
 /* glue.c */
+/* Draws the keys of this boot: 0, or a refusal and one. */
+uint32_t vmcrypt_draw_keys(void);
 void *vmcrypt_scratch(void);
 void vmcrypt_copy_from(void *to, mfn_t from);
 void vmcrypt_copy_to(mfn_t to, const void *from);
