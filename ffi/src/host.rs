@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use crate::{Verdict, imports, stack, verdict};
 
 /// Version of the structures that the hypercall fills.
-pub const VMC_INTERFACE_VERSION: u32 = 3;
+pub const VMC_INTERFACE_VERSION: u32 = 4;
 /// Sub-operation: fill a host information structure.
 pub const VMC_OP_HOST_INFO: u32 = 0;
 /// Sub-operation: fill a domain information structure.
@@ -24,7 +24,7 @@ pub const KEY_BYTES: usize = 2040;
 /// Slots in the counts of plain pages.
 pub const PLAIN_CLASSES: usize = 8;
 /// Slots in the counts of refusals.
-pub const REFUSALS: usize = 48;
+pub const REFUSALS: usize = 64;
 
 // The generator of the C header sees constants of this crate alone.
 const _: () = assert!(

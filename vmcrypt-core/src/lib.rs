@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod aes;
+pub mod attempts;
 mod bitmap;
 mod bytes;
 pub mod cipher;

@@ -54,7 +54,7 @@ fn memcheck() -> Result<Tally> {
 
     // Its host draws the same keys each time, so that an owner can seal one to it beforehand.
     let host = cmd::output(Command::new(&program).arg("public-key"))?;
-    let key = OwnerKey::draw()?.seal(UUID, Policy::default(), &[public_key(host.trim())?])?;
+    let key = OwnerKey::draw()?.seal(UUID, 0, Policy::default(), &[public_key(host.trim())?])?;
     let sealed = dir.join("constant-time.key");
     fs::write(&sealed, key)?;
 
