@@ -1,6 +1,7 @@
 //! The cryptography, seen from outside.
 
 mod backend;
+mod frozen;
 mod hpke;
 mod known_answer;
 mod portable;
