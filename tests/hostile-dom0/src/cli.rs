@@ -45,7 +45,7 @@ enum Attack {
         #[arg(allow_hyphen_values = true)]
         difference: i64,
     },
-    /// Write vCPU 0's XSAVE record into a file
+    /// Export a suspended guest once more and write its record into a file
     Record { domid: u16, file: PathBuf },
     /// Stop a guest as if it had asked to be suspended
     RemoteSuspend { domid: u16 },
@@ -127,12 +127,7 @@ pub fn run() -> Result<()> {
             seconds,
         } => maps::hold(&xen, DomId(domid), frames, Duration::from_secs(seconds))?,
         Attack::XsaveSize { domid, difference } => registers::xsave_size(&xen, DomId(domid), difference)?,
-        Attack::Record { domid, file } => {
-            let record = registers::get_xsave(&xen, DomId(domid));
-            let written = record.as_ref().map(|record| std::fs::write(&file, record));
-            written.unwrap_or(Ok(()))?;
-            errno(record.map(drop))?
-        }
+        Attack::Record { domid, file } => export::another_record(&xen, DomId(domid), &file)?,
         Attack::RemoteSuspend { domid } => errno(remote_suspend(&xen, DomId(domid)))?,
         Attack::SetRegisters { domid } => errno(registers::set_registers(&xen, DomId(domid)))?,
         Attack::MapsOverUnpause { domid, what, seconds } => {
