@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use serde::Serialize;
 use vmcrypt_core::Refusal;
-use vmcrypt_core::record::Header;
+use vmcrypt_core::record::{self, Header};
 
 use crate::content::{Content, PAGE};
 use crate::map::{Dot, MemoryMap};
@@ -113,8 +113,14 @@ pub struct SealedRecord {
     pub offset: u64,
     /// Bytes from there to the end of the XSAVE record.
     pub bytes: u64,
-    /// Host key it was sealed under.
+    /// Version of its layout.
+    pub version: u32,
+    /// Number of the ciphers it is for; means nothing in version 1.
+    pub cipher: u32,
+    /// Key it was sealed under, the host's or an owner's.
     pub key_id: String,
+    /// Epoch of the owner's key.
+    pub epoch: u32,
     /// Session whose pages it belongs to.
     pub session: String,
     /// Number within its session.
@@ -213,14 +219,15 @@ pub enum Defect {
 
 /// Reads the sealed record that stands where a stock hypervisor writes the XSAVE state of vCPU 0.
 pub fn sealed_record(context: &[u8], offset: u64) -> Option<SealedRecord> {
-    if !Header::is_record(context) {
-        return None;
-    }
+    let (version, cipher) = record::numbers(context)?;
     let header = Header::read(context);
     let known = header.ok();
     Some(SealedRecord {
         offset,
         bytes: context.len() as u64,
+        version,
+        cipher,
+        epoch: known.map_or(0, |header| header.epoch),
         key_id: known.map(|header| hex::encode(header.key.0)).unwrap_or_default(),
         session: known
             .map(|header| hex::encode(header.session.0))

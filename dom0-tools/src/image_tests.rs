@@ -73,6 +73,7 @@ impl Builder {
                 total: xsave.len() as u64 - 8,
                 key: KeyId([0xab; 16]),
                 session: SessionId([0xcd; 16]),
+                epoch: 7,
                 sequence: 3,
             };
             header.write(&mut xsave[8..]).expect("room");
@@ -218,9 +219,28 @@ fn stock_images_carry_no_sealed_record() {
 fn a_sealed_record_of_the_wrong_size_is_named() {
     let mut image = image(true);
     let at = read(&image).sealed_record.expect("a sealed record").offset as usize;
-    image[at + 16] ^= 1;
+    image[at + 24] ^= 1;
     let sealed = read(&image).sealed_record.expect("a sealed record");
     assert_eq!(sealed.refusal, Some(Refusal::RecordSize.text()));
+}
+
+/// One that no hypervisor of today would take is described all the same.
+#[test]
+fn version_and_cipher_of_a_sealed_record_are_told() {
+    let mut image = image(true);
+    let sealed = read(&image).sealed_record.expect("a sealed record");
+    assert_eq!((sealed.version, sealed.cipher, sealed.epoch), (2, 1, 7));
+    let at = sealed.offset as usize;
+    for (offset, version, cipher, why) in [
+        (8, 9, 1, Refusal::RecordVersion),
+        (12, 2, 9, Refusal::RecordCipher),
+    ] {
+        let was = std::mem::replace(&mut image[at + offset], 9);
+        let sealed = read(&image).sealed_record.expect("a sealed record");
+        assert_eq!((sealed.version, sealed.cipher), (version, cipher));
+        assert_eq!(sealed.refusal, Some(why.text()));
+        image[at + offset] = was;
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! dom0 does. Nothing here is trusted by the hypervisor.
 
 pub mod content;
+pub mod escape;
 pub mod hypercall;
 pub mod image;
 pub mod map;

@@ -1,5 +1,9 @@
 //! `vmcrypt`: what VMCrypt does on this host, what dom0 can see of a guest, and the keys of guests' owners.
 
+// Everything is printed by the two macros of `cli`, which escape it.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
 mod cli;
 
 use std::process::ExitCode;
@@ -37,7 +41,7 @@ fn main() -> ExitCode {
         Verb::Key(verb) => verb.run(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("vmcrypt: {error:#}");
+        complain!("{error:#}");
         ExitCode::FAILURE
     })
 }

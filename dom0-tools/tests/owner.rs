@@ -38,23 +38,24 @@ proptest! {
 
     #[test]
     fn every_host_that_it_was_sealed_to_opens_it_and_no_other(
-        count in 1..=MAX_HOSTS, uuid: [u8; 16], measurement: [u8; 32], serial: u64, restores: u32,
+        count in 1..=MAX_HOSTS, uuid: [u8; 16], epoch: u32, measurement: [u8; 32], serial: u64, restores: u32,
     ) {
         let owner = OwnerKey::draw().unwrap();
         let hosts: Vec<KeyPair> = (1..=count as u8).map(host).collect();
         let policy = Policy { measurement, serial, restores };
-        let file = owner.seal(uuid, policy, &publics(&hosts)).unwrap();
+        let file = owner.seal(uuid, epoch, policy, &publics(&hosts)).unwrap();
         prop_assert_eq!(file.len(), HEADER + count * ENVELOPE + TAG);
         prop_assert!(file.len() <= MAX);
         let sealed = SealedKey::read(&file).unwrap();
         prop_assert_eq!(sealed.header().uuid, uuid);
+        prop_assert_eq!(sealed.header().epoch, epoch);
         prop_assert_eq!(sealed.header().policy, policy);
         prop_assert_eq!(sealed.header().owner, owner.public());
         prop_assert_eq!(sealed.envelopes().map(|e| e.host).collect::<Vec<_>>(), publics(&hosts));
         let mut root = RootKey::empty();
         for host in &hosts {
             prop_assert_eq!(sealed.open(host, &mut root), Ok(()));
-            prop_assert_eq!(root.key_id(), owner.root(&uuid).key_id());
+            prop_assert_eq!(root.key_id(), owner.root(&uuid, epoch).key_id());
         }
         prop_assert_eq!(sealed.open(&host(200), &mut root), Err(Refusal::KeyHost));
         prop_assert_eq!(root.key_id(), RootKey::empty().key_id());
@@ -65,7 +66,7 @@ proptest! {
 fn every_changed_bit_and_every_other_length_is_refused() {
     let owner = OwnerKey::draw().unwrap();
     let hosts = [host(1), host(2)];
-    let file = owner.seal(UUID, Policy::default(), &publics(&hosts)).unwrap();
+    let file = owner.seal(UUID, 0, Policy::default(), &publics(&hosts)).unwrap();
     let mut root = RootKey::empty();
     assert_eq!(open(&file, &hosts[0], &mut root), Ok(()));
     for bit in 0..file.len() * 8 {
@@ -93,7 +94,7 @@ fn every_changed_bit_and_every_other_length_is_refused() {
     assert_eq!(open(&more, &hosts[0], &mut root), Err(Refusal::KeyFormat));
     let mut less = [&file[..end - ENVELOPE], &file[end..]].concat();
     assert_eq!(open(&less, &hosts[0], &mut root), Err(Refusal::KeyFormat));
-    less[12] = 1;
+    less[16] = 1;
     assert_eq!(open(&less, &hosts[0], &mut root), Err(Refusal::KeyChanged));
 }
 
@@ -102,10 +103,10 @@ fn every_changed_bit_and_every_other_length_is_refused() {
 fn nobody_else_can_seal_in_the_owners_name() {
     let (owner, other) = (OwnerKey::draw().unwrap(), OwnerKey::draw().unwrap());
     let host = host(1);
-    let mut file = other.seal(UUID, Policy::default(), &[*host.public()]).unwrap();
+    let mut file = other.seal(UUID, 0, Policy::default(), &[*host.public()]).unwrap();
     let mut root = RootKey::empty();
     assert_eq!(open(&file, &host, &mut root), Ok(()));
-    file[32..64].copy_from_slice(&owner.public().0);
+    file[40..72].copy_from_slice(&owner.public().0);
     assert_eq!(
         SealedKey::read(&file).unwrap().header().owner,
         owner.public(),
@@ -115,12 +116,15 @@ fn nobody_else_can_seal_in_the_owners_name() {
 }
 
 #[test]
-fn one_secret_gives_each_domain_another_key_and_survives_its_file() {
+fn one_secret_gives_each_domain_and_epoch_another_key_and_survives_its_file() {
     let owner = OwnerKey::draw().unwrap();
     let again = OwnerKey::from_text(&*owner.to_text()).unwrap();
     assert_eq!(owner.public(), again.public());
-    assert_eq!(owner.root(&UUID).key_id(), again.root(&UUID).key_id());
-    assert_ne!(owner.root(&UUID).key_id(), owner.root(&[0; 16]).key_id());
+    let id = |owner: &OwnerKey, uuid: &[u8; 16], epoch: u32| owner.root(uuid, epoch).key_id();
+    assert_eq!(id(&owner, &UUID, 0), id(&again, &UUID, 0));
+    assert_ne!(id(&owner, &UUID, 0), id(&owner, &[0; 16], 0));
+    assert_ne!(id(&owner, &UUID, 0), id(&owner, &UUID, 1));
+    assert_ne!(id(&owner, &UUID, 1), id(&owner, &UUID, 1 << 24));
     assert_ne!(owner.public(), OwnerKey::draw().unwrap().public());
     let text = owner.to_text();
     for bad in [
@@ -137,7 +141,7 @@ fn one_secret_gives_each_domain_another_key_and_survives_its_file() {
 #[test]
 fn hosts_that_make_no_sense_are_named() {
     let owner = OwnerKey::draw().unwrap();
-    let seal = |hosts: &[PublicKey]| owner.seal(UUID, Policy::default(), hosts);
+    let seal = |hosts: &[PublicKey]| owner.seal(UUID, 0, Policy::default(), hosts);
     let many: Vec<_> = (0..=MAX_HOSTS as u8).map(|i| *host(i).public()).collect();
     assert!(matches!(seal(&[]), Err(Error::Hosts(0))));
     assert!(matches!(seal(&many), Err(Error::Hosts(17))));
@@ -157,11 +161,12 @@ fn an_answer_is_checked_against_what_was_asked() {
         host: host(1).public().0,
         uuid: UUID,
         measurement: [6; 32],
-        owner: owner.root(&UUID).key_id().0,
+        owner: owner.root(&UUID, 0).key_id().0,
         tag: [0; 32],
     };
-    answer.tag = answer::tag(&owner.root(&UUID), &answer);
-    let check = |owner: &OwnerKey, uuid, nonce, answer: Answer| owner.check(uuid, nonce, &answer.to_bytes());
+    answer.tag = answer::tag(&owner.root(&UUID, 0), &answer);
+    let check =
+        |owner: &OwnerKey, uuid, nonce, answer: Answer| owner.check(uuid, 0, nonce, &answer.to_bytes());
     assert_eq!(check(&owner, &UUID, &[5; 32], answer).unwrap(), answer);
 
     let of = |change: fn(&mut Answer)| {
@@ -187,7 +192,7 @@ fn an_answer_is_checked_against_what_was_asked() {
         Err(Error::Forged)
     ));
     assert!(matches!(
-        owner.check(&UUID, &[5; 32], b"short"),
+        owner.check(&UUID, 0, &[5; 32], b"short"),
         Err(Error::NoAnswer)
     ));
 }

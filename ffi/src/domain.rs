@@ -9,9 +9,9 @@ use vmcrypt_core::answer;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::{Digests, Domain};
 use vmcrypt_core::ids::{KeyId, SessionId};
+use vmcrypt_core::keyring::Owned;
 use vmcrypt_core::keys::{RootKey, SessionKeys};
 use vmcrypt_core::measure::Measurement;
-use vmcrypt_core::sealed_key::Policy;
 use vmcrypt_core::{PfnSet, Refusal, State};
 use zeroize::Zeroize;
 
@@ -25,8 +25,8 @@ pub struct VmcDomain {
     pub(crate) keys: SessionKeys,
     /// The owner's key, if there is one.
     pub(crate) root: RootKey,
-    /// Its identifier, and what the owner allows. None: keys follow from the host key.
-    pub(crate) owner: Option<(KeyId, Policy)>,
+    /// Which one that is. What its owner allows is in the keyring. None: keys follow from the host key.
+    pub(crate) owner: Option<Owned>,
     /// Digests of the pages taken in so far by a restore.
     pub(crate) restored: Digests,
     /// Of a new domain, while its first unpause is under way.
@@ -69,13 +69,21 @@ impl VmcDomain {
 
     /// Identifier of the key that the domain is under.
     pub(crate) fn key_id(&self) -> KeyId {
-        self.owner.map_or_else(|| host::key().key_id(), |(id, _)| id)
+        self.owner.map_or_else(|| host::key().key_id(), |owned| owned.id)
     }
 
     /// Puts the domain under the host key.
     pub(crate) fn disown(&mut self) {
         self.owner = None;
         self.root.zeroize();
+    }
+
+    /// Forgets what a restore brought: keys, the owner's key, digests.
+    pub(crate) fn forget_record(&mut self) {
+        self.keys.zeroize();
+        self.disown();
+        self.restored = Digests::EMPTY;
+        self.foreign = false;
     }
 
     /// The parts that accounting needs, borrowed apart.
@@ -182,9 +190,7 @@ pub unsafe extern "C" fn vmc_domain_kill(domain: *mut VmcDomain) -> bool {
 pub unsafe extern "C" fn vmc_domain_wipe(domain: *mut VmcDomain) {
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
-    domain.keys.zeroize();
-    domain.disown();
-    domain.restored = Digests::EMPTY;
+    domain.forget_record();
     domain.control.wipe_session();
 }
 
@@ -233,9 +239,17 @@ pub unsafe extern "C" fn vmc_domain_enter(domain: *mut VmcDomain, state: u32) ->
     // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
     let entered = State::from_number(state).is_some_and(|next| domain.control.enter(next));
-    // A session that is over needs no keys. Before the domain is sealed they may be those of a record.
-    if entered && domain.control.state() == State::Running && domain.control.is_quiet() {
-        domain.keys.zeroize();
+    if entered && domain.control.is_quiet() {
+        match domain.control.state() {
+            // A session that is over needs no keys. Before the domain is sealed they may be those of a record.
+            State::Running => domain.keys.zeroize(),
+            // What never runs needs none at all.
+            State::Refused => {
+                domain.forget_record();
+                domain.control.wipe_session();
+            }
+            _ => {}
+        }
     }
     entered
 }
@@ -282,7 +296,7 @@ pub unsafe extern "C" fn vmc_domain_describe(domain: *mut VmcDomain, info: *mut 
     // SAFETY: by the caller's promise.
     let (domain, info) = unsafe { (locked(domain), &mut *info) };
     domain.control.describe(info);
-    info.owner = domain.owner.map_or([0; 16], |(id, _)| id.0);
+    info.owner = domain.owner.map_or([0; 16], |owned| owned.id.0);
 }
 
 /// Tells the domain of itself, under its owner's key if it is under one. Its handle, measurement and nonce are in `answer`.
@@ -297,8 +311,8 @@ pub unsafe extern "C" fn vmc_domain_answer(domain: *mut VmcDomain, answer: *mut 
     answer.host = host::pair().public().0;
     answer.owner = [0; 16];
     answer.tag = [0; 32];
-    if let Some((id, _)) = domain.owner {
-        answer.owner = id.0;
+    if let Some(owned) = domain.owner {
+        answer.owner = owned.id.0;
         stack::wiped(|| answer.tag = answer::tag(&domain.root, answer));
     }
     verdict(host::intact().inspect_err(|_| answer.tag = [0; 32]))

@@ -13,7 +13,7 @@ use crate::imports::Machine;
 use crate::{Verdict, stack, verdict};
 
 /// Version of the structures that the hypercall fills.
-pub const VMC_INTERFACE_VERSION: u32 = 3;
+pub const VMC_INTERFACE_VERSION: u32 = 4;
 /// Sub-operation: fill a host information structure.
 pub const VMC_OP_HOST_INFO: u32 = 0;
 /// Sub-operation: fill a domain information structure.
@@ -29,7 +29,7 @@ pub const KEY_BYTES: usize = 2040;
 /// Slots in the counts of plain pages.
 pub const PLAIN_CLASSES: usize = 8;
 /// Slots in the counts of refusals.
-pub const REFUSALS: usize = 48;
+pub const REFUSALS: usize = 64;
 
 // The generator of the C header sees constants of this crate alone.
 const _: () = assert!(

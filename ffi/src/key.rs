@@ -8,6 +8,7 @@ use core::slice;
 
 use vmcrypt_core::Refusal;
 use vmcrypt_core::abi::KeyLoad;
+use vmcrypt_core::attempts::Attempts;
 use vmcrypt_core::keyring::{Keyring, Owners};
 use vmcrypt_core::keys::RootKey;
 use vmcrypt_core::sealed_key::SealedKey;
@@ -89,9 +90,34 @@ pub unsafe extern "C" fn vmc_domain_own(
     verdict(key.map(|key| domain.owner = key))
 }
 
-/// Whether a record may be restored that Xen does not know to be the domain's latest, and to be restored for the first
-/// time. It may by its owner's leave alone: always, if he allows many restores, else as often as he says and if another
-/// boot sealed it; `done` counts it.
+/// Puts a domain that was restored from an image under its owner's key under his latest one: what is saved from here on is
+/// sealed under that. A domain under the host's key stays there.
+///
+/// # Safety
+/// As for [`vmc_domain_own`]; the record was verified.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_domain_renew(
+    domain: *mut VmcDomain,
+    uuid: *const [u8; 16],
+    measurement: *const [u8; 32],
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    let (domain, uuid, measurement, ring) = unsafe { (locked(domain), &*uuid, &*measurement, ring()) };
+    let Some(old) = domain.owner else { return 0 };
+    let key = ring.renew(uuid, old.id, measurement, &mut domain.root);
+    verdict(key.map(|key| domain.owner = key))
+}
+
+/// How far a restore came that the ledger does not vouch for: its record was opened.
+pub const VMC_RESTORE_OPENED: u32 = 0;
+/// Its pages will be decrypted next.
+pub const VMC_RESTORE_BEGINS: u32 = 1;
+/// It succeeded.
+pub const VMC_RESTORE_DONE: u32 = 2;
+
+/// Whether a record of `pages` pages may be restored that Xen does not know to be the domain's latest, and to be restored
+/// for the first time. It may by its owner's leave alone, as the keyring has it at this moment. One that begins is counted
+/// as an attempt, one that is done as a restore.
 ///
 /// # Safety
 /// As for [`vmc_domain_own`].
@@ -99,15 +125,29 @@ pub unsafe extern "C" fn vmc_domain_own(
 pub unsafe extern "C" fn vmc_domain_unvouched(
     domain: *mut VmcDomain,
     uuid: *const [u8; 16],
-    done: bool,
+    pages: u64,
+    stage: u32,
 ) -> Verdict {
     // SAFETY: by the caller's promise.
     let (domain, uuid, ring) = unsafe { (locked(domain), &*uuid, ring()) };
-    verdict(match domain.owner {
-        Some((_, policy)) if policy.restores == 0 => Ok(()),
-        Some((id, _)) if domain.foreign => ring.restore(uuid, id, done),
-        _ => Err(Refusal::Spent),
+    let Some(owned) = domain.owner else {
+        return verdict(Err(Refusal::Spent));
+    };
+    verdict(match stage {
+        VMC_RESTORE_OPENED => ring.may_restore(uuid, owned.id, domain.foreign),
+        VMC_RESTORE_BEGINS => ring.try_restore(uuid, owned.id, domain.foreign, pages),
+        _ => ring.restored(uuid, owned.id, domain.foreign),
     })
+}
+
+/// Counts a restore of a session that begins, and decrypts `pages`; refuses one too many.
+///
+/// # Safety
+/// `attempts` is zero at first, and the caller holds the lock that guards it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_restore_attempt(attempts: *mut Attempts, pages: u64) -> Verdict {
+    // SAFETY: by the caller's promise.
+    verdict(unsafe { &mut *attempts }.begin(pages))
 }
 
 /// The keyring.

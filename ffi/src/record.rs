@@ -6,7 +6,6 @@ use vmcrypt_core::domain::Digests;
 use vmcrypt_core::ids::{KeyId, SessionId};
 use vmcrypt_core::record::{self, FACTS, Facts, HEADER, Header, STATES, TAG};
 use vmcrypt_core::seal::{Opener, SealTag, Sealer};
-use vmcrypt_core::sealed_key::Policy;
 use vmcrypt_core::{Pfn, PfnSet, Refusal};
 use zeroize::Zeroize;
 
@@ -49,6 +48,8 @@ pub struct VmcFacts {
     pub state_size: u32,
     /// Session of the pages.
     pub session: SessionId,
+    /// Number of the record in its session: the last one of a suspend is the good one.
+    pub sequence: u64,
 }
 
 /// Largest number of bytes that the domain's record can take.
@@ -72,7 +73,7 @@ pub unsafe extern "C" fn vmc_record_is(bytes: *const u8, len: usize) -> bool {
 }
 
 /// Seals the record in `buffer`, where the states stand already, and gives its size through
-/// `size`, its session through `facts`.
+/// `size`, its session and number through `facts`.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
@@ -101,6 +102,7 @@ fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Resu
     let bound = facts.pages.saturating_sub(facts.unbound);
     let (session, sequence, digests) = own.control.export(bound, own.exported, own.fresh)?;
     facts.session = session;
+    facts.sequence = sequence;
     let facts = Facts {
         uuid: facts.uuid,
         pages: facts.pages,
@@ -121,6 +123,7 @@ fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Resu
     let header = Header {
         total: total as u64,
         key: domain.key_id(),
+        epoch: domain.owner.map_or(0, |owned| owned.epoch),
         session,
         sequence,
     };
@@ -163,23 +166,22 @@ pub unsafe extern "C" fn vmc_record_open(
     };
     let opened = stack::wiped(|| open(domain, uuid, buffer));
     if opened.is_err() {
-        domain.disown();
+        domain.forget_record();
     }
     verdict(opened.map(|facts| *out = facts))
 }
 
 fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<VmcFacts, Refusal> {
+    domain.forget_record();
     let header = Header::read(buffer)?;
-    let policy = take_key(domain, uuid, header.key)?;
+    take_key(domain, uuid, header.key)?;
     decrypt(domain, &header, buffer)?;
     let facts = Facts::open(buffer)?;
     if facts.uuid != *uuid {
         return Err(Refusal::RecordDomain);
     }
     domain.foreign = facts.boot != host::key().key_id();
-    if !policy.admits(&facts.measurement) {
-        return Err(Refusal::Measurement);
-    }
+    admitted(domain, uuid, &facts.measurement)?;
     Ok(VmcFacts {
         uuid: facts.uuid,
         pages: facts.pages,
@@ -195,6 +197,7 @@ fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<Vm
         states: facts.states,
         state_size: facts.state_size,
         session: header.session,
+        sequence: header.sequence,
     })
 }
 
@@ -214,17 +217,33 @@ fn decrypt(domain: &mut VmcDomain, header: &Header, buffer: &mut [u8]) -> Result
     host::intact()
 }
 
-/// Puts the domain under the key that a record names, the host's or its owner's, and says what that one allows.
+/// Puts the domain under the key that a record names, the host's or its owner's.
 #[inline(never)]
-fn take_key(domain: &mut VmcDomain, uuid: &[u8; 16], id: KeyId) -> Result<Policy, Refusal> {
-    domain.disown();
-    if id == host::key().key_id() {
-        return Ok(Policy::default());
+fn take_key(domain: &mut VmcDomain, uuid: &[u8; 16], id: KeyId) -> Result<(), Refusal> {
+    if id != host::key().key_id() {
+        // SAFETY: by the promise of the caller of `vmc_record_open`.
+        domain.owner = Some(unsafe { key::ring() }.reopen(uuid, id, &mut domain.root)?);
     }
-    // SAFETY: by the promise of the caller of `vmc_record_open`.
-    let policy = unsafe { key::ring() }.reopen(uuid, id, &mut domain.root)?;
-    domain.owner = Some((id, policy));
-    Ok(policy)
+    Ok(())
+}
+
+/// Whether the owner of a domain that was launched as `measurement` lets it have his key; without an owner it needs none.
+fn admitted(domain: &VmcDomain, uuid: &[u8; 16], measurement: &[u8; 32]) -> Result<(), Refusal> {
+    match domain.owner {
+        // SAFETY: by the promise of the caller of `vmc_record_open`.
+        Some(_) => unsafe { key::ring() }.admits(uuid, measurement),
+        None => Ok(()),
+    }
+}
+
+/// Forgets the record that was opened: it will not be restored.
+///
+/// # Safety
+/// As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_record_forget(domain: *mut VmcDomain) {
+    // SAFETY: by the caller's promise.
+    unsafe { locked(domain) }.forget_record();
 }
 
 /// Begins a restore: decodes the recorded set of plain pages into `words`, and starts the digests anew.

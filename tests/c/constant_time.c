@@ -195,8 +195,8 @@ static void life(bool owned)
     publish(&image.pages[3], PAGE_BYTES);
     CHECK("tags are secret", public_bytes(g.tags, 16 * PAGES) == 0);
     CHECK("record is sealed", seal(&g, &image) == 0);
-    CHECK("its header is in clear", public_bytes(image.record, 64) == 64);
-    publish(image.record + 64, image.size - 64);
+    CHECK("its header is in clear", public_bytes(image.record, 72) == 72);
+    publish(image.record + 72, image.size - 72);
 
     public(g.pages, PAGES * PAGE_BYTES);
     CHECK("restore", restore(&image, &g) == 0);
@@ -224,7 +224,7 @@ static void owner(const struct VmcKeyLoad *genuine)
     load.bytes[load.size - 32 - 1] ^= 1;
     CHECK("the tag of an envelope", vmc_key_load(&load) == VMC_REFUSAL_KEY_CHANGED + 1);
     load = *genuine;
-    memset(load.bytes + 128 + 32, 0, 32);
+    memset(load.bytes + 136 + 32, 0, 32);
     CHECK("a point of small order", vmc_key_load(&load) == VMC_REFUSAL_KEY_CHANGED + 1);
 }
 

@@ -23,6 +23,7 @@ struct image {
     Page *pages;
     uint8_t *record;
     size_t capacity, size;
+    uint64_t sequence;
 };
 
 static const uint8_t uuid[16] = "a guest's handle";
@@ -88,9 +89,11 @@ static inline struct VmcFacts facts_of(const uint8_t *handle)
 static inline Verdict seal(struct guest *g, struct image *image)
 {
     struct VmcFacts facts = facts_of(uuid);
+    Verdict verdict = vmc_record_seal(g->domain, &facts, image->record,
+                                      image->capacity, &image->size);
 
-    return vmc_record_seal(g->domain, &facts, image->record, image->capacity,
-                           &image->size);
+    image->sequence = facts.sequence;
+    return verdict;
 }
 
 /* Account one page, and encrypt it into `out`. */

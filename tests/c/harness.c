@@ -41,6 +41,52 @@ static void wiped(struct guest *g)
     }
 }
 
+/* Whether a domain that began no session holds a key. */
+static bool holds_keys(const struct guest *g)
+{
+    struct VmcDomain *fresh = buffer(vmc_domain_size());
+    size_t differ = 0;
+
+    vmc_domain_init(fresh);
+    for ( size_t at = 0; at < vmc_domain_size(); at++ )
+        differ += ((const uint8_t *)g->domain)[at] != ((const uint8_t *)fresh)[at];
+    free(fresh);
+    /* State, generation, the pointers to sets and tags: keys and their schedules are more. */
+    return differ > 100;
+}
+
+/* A domain that is refused, or whose record is, keeps no key until it is destroyed. */
+static void refused(const struct image *image)
+{
+    struct guest g = create();
+    uint8_t *record = malloc(image->size);
+    struct VmcFacts facts;
+    const uint8_t (*handle)[16] = (const uint8_t (*)[16])uuid;
+
+    memcpy(record, image->record, image->size);
+    CHECK("nothing yet", !holds_keys(&g));
+    CHECK("a record is opened", vmc_record_open(g.domain, handle, record, image->size, &facts) == 0);
+    CHECK("the domain holds its keys", holds_keys(&g));
+    CHECK("the record's number comes back", facts.sequence == image->sequence);
+    memcpy(record, image->record, image->size);
+    record[image->size - 1] ^= 1;
+    CHECK("a record that does not open", vmc_record_open(g.domain, handle, record, image->size, &facts) != 0);
+    CHECK("leaves no key", !holds_keys(&g));
+
+    memcpy(record, image->record, image->size);
+    CHECK("a record is opened", vmc_record_open(g.domain, handle, record, image->size, &facts) == 0);
+    vmc_record_forget(g.domain);
+    CHECK("one that is forgotten leaves none", !holds_keys(&g));
+
+    memcpy(record, image->record, image->size);
+    CHECK("a record is opened", vmc_record_open(g.domain, handle, record, image->size, &facts) == 0);
+    CHECK("sealing", vmc_domain_enter(g.domain, SEALING) && holds_keys(&g));
+    CHECK("refused", vmc_domain_enter(g.domain, REFUSED));
+    CHECK("a refused domain holds none", !holds_keys(&g));
+    free(record);
+    destroy(&g);
+}
+
 static const uint8_t other_uuid[16] = "another's handle";
 
 /* Restore an image into a new domain; 0 if everything in it held. */
@@ -177,6 +223,7 @@ static void cycle(uint32_t backend)
           !memmem(image.record, image.size, "\xc3\xc3\xc3\xc3\xc3\xc3", 6));
 
     CHECK("restore", restore(&image, uuid, image.size, -1, &g) == 0);
+    refused(&image);
     CHECK("restore once more", restore(&image, uuid, image.size, -1, &g) == 0);
     CHECK("another domain's record", restore(&image, other_uuid, image.size, -1, NULL) != 0);
     for ( size_t size = 0; size < image.size; size += size < 200 ? 1 : 61 )
@@ -268,12 +315,16 @@ static void keys(void)
           vmc_key_load(load) == VMC_REFUSAL_KEY_FORMAT + 1 && load->refusal == VMC_REFUSAL_KEY_FORMAT + 1);
     load->size = sizeof(load->bytes);
     CHECK("zeros are no key", vmc_key_load(load) == VMC_REFUSAL_KEY_FORMAT + 1);
-    load->size = 128 + 112 + 32;
+    load->size = 136 + 112 + 32;
     memcpy(load->bytes, "VMCKEY\r\n\1\0\0\0\1", 13);
+    CHECK("a key of the first version is refused", vmc_key_load(load) == VMC_REFUSAL_KEY_VERSION + 1);
+    memcpy(load->bytes, "VMCKEY\r\n\2\0\0\0\2\0\0\0\1", 17);
+    CHECK("a key for another cipher is refused", vmc_key_load(load) == VMC_REFUSAL_KEY_CIPHER + 1);
+    load->bytes[12] = 1;
     CHECK("a key of nobody's is refused", vmc_key_load(load) == VMC_REFUSAL_KEY_OWNER + 1);
     for ( unsigned int i = 0; i < 32; i++ )
-        sscanf(digits + 2 * i, "%2hhx", load->bytes + 32 + i);
-    load->bytes[128] = 1;
+        sscanf(digits + 2 * i, "%2hhx", load->bytes + 40 + i);
+    load->bytes[136] = 1;
     CHECK("a key for another host is refused", vmc_key_load(load) == VMC_REFUSAL_KEY_HOST + 1);
     free(load);
 
@@ -286,12 +337,14 @@ static void keys(void)
     vmc_domain_describe(domain, &info);
     CHECK("and is under the host's key", memcmp(info.owner, nobody, sizeof(nobody)) == 0);
     CHECK("and its images are as good as the ledger says",
-          vmc_domain_unvouched(domain, (const uint8_t (*)[16])handle, true) == VMC_REFUSAL_SPENT + 1);
+          vmc_domain_unvouched(domain, (const uint8_t (*)[16])handle, 1, VMC_RESTORE_DONE) == VMC_REFUSAL_SPENT + 1);
     struct VmcAnswer answer = { .state = 77, .tag = { 1 }, .owner = { 1 } };
 
     CHECK("it is told of itself", vmc_domain_answer(domain, &answer) == 0 && answer.state == BUILDING);
     CHECK("and nothing by which it could prove it",
           !memcmp(answer.tag, (uint8_t[32]){ 0 }, 32) && !memcmp(answer.owner, nobody, sizeof(nobody)));
+    CHECK("and goes on under it after a restore",
+          vmc_domain_renew(domain, (const uint8_t (*)[16])handle, (const uint8_t (*)[32])measured) == 0);
     vmc_domain_wipe(domain);
     free(domain);
     vmc_keyring_wipe();

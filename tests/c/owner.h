@@ -30,6 +30,6 @@ static bool name_owner(const struct VmcKeyLoad *load)
     char digits[2 * 32 + 1];
 
     for ( unsigned int i = 0; i < 32; i++ )
-        sprintf(digits + 2 * i, "%02x", load->bytes[32 + i]);
+        sprintf(digits + 2 * i, "%02x", load->bytes[40 + i]);
     return vmc_owner_add((const uint8_t *)digits, 64);
 }

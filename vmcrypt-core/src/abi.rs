@@ -8,7 +8,7 @@ use crate::bytes::{Reader, Writer};
 use static_assertions::{const_assert, const_assert_eq};
 
 /// Version of every structure in this module.
-pub const INTERFACE_VERSION: u32 = 3;
+pub const INTERFACE_VERSION: u32 = 4;
 
 /// Hypercall number (`__HYPERVISOR_arch_2` of Xen's `public/xen.h`).
 pub const HYPERCALL: u32 = 50;
@@ -24,7 +24,7 @@ pub const OP_ASK: u32 = 3;
 /// Number of slots in [`DomainInfo::plain`], indexed by [`crate::PlainClass`].
 pub const PLAIN_CLASSES: usize = 8;
 /// Number of slots in [`DomainInfo::refusals`], indexed by [`crate::Refusal`].
-pub const REFUSALS: usize = 48;
+pub const REFUSALS: usize = 64;
 
 /// Room for a sealed key; the largest is [`crate::sealed_key::MAX`].
 pub const KEY_BYTES: usize = 2040;

@@ -10,7 +10,7 @@ use crate::keys::RootKey;
 use crate::mac::{Digest, extract};
 
 /// What every message begins with: no other MAC is made under this key, and none will be of this form.
-const LABEL: &[u8] = b"vmcrypt/1 answer to a guest\0";
+const LABEL: &[u8] = b"vmcrypt/2 answer to a guest\0";
 
 /// The MAC of `answer` under the key that follows from its owner's root key. The message is of fixed length: label, nonce,
 /// host, handle, measurement, state in four bytes, little-endian.

@@ -17,7 +17,7 @@ pub const WINDOW: usize = 32;
 /// Windows that must be bad, one after the other, for the generator to count as stuck.
 pub const TRIES: usize = 2;
 
-const SALT: &[u8] = b"vmcrypt/1 entropy";
+const SALT: &[u8] = b"vmcrypt/2 entropy";
 
 /// Where random words come from.
 pub trait Source {

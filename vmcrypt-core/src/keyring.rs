@@ -1,11 +1,15 @@
 //! The owners' keys that Xen holds until it goes down.
 //!
-//! A slot is never given up while the machine is up: what it remembers (the highest serial, the restores so far) is what
+//! A slot is never given up while the machine is up: what it remembers (the latest grant, the restores so far) is what
 //! makes an old key, or one restore more, refusable.
+//!
+//! What the owner allows is what his latest grant says, for both keys of a domain: were it kept with each key, dom0 could
+//! take from two grants what neither of them allows.
 
 use zeroize::Zeroize;
 
 use crate::Refusal;
+use crate::attempts::Attempts;
 use crate::hpke::PublicKey;
 use crate::ids::KeyId;
 use crate::keys::RootKey;
@@ -15,35 +19,112 @@ use crate::sealed_key::{Header, Policy};
 pub const SLOTS: usize = 64;
 /// Owners whose keys can be taken.
 pub const OWNERS: usize = 8;
+/// Keys of a domain that are held: of its latest epochs.
+pub const EPOCHS: usize = 2;
 
-/// One domain's key.
+/// Which key of an owner's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owned {
+    /// Identifier of the key.
+    pub id: KeyId,
+    /// Its epoch.
+    pub epoch: u32,
+}
+
+/// The key of one epoch; none if `of` is `None`.
+#[derive(Debug)]
+struct Held {
+    of: Option<Owned>,
+    root: RootKey,
+}
+
+impl Held {
+    const fn empty() -> Self {
+        Self {
+            of: None,
+            root: RootKey::empty(),
+        }
+    }
+
+    fn set(&mut self, of: Owned, root: &RootKey) {
+        self.of = Some(of);
+        self.root.copy(root);
+    }
+
+    fn forget(&mut self) {
+        self.of = None;
+        self.root.zeroize();
+    }
+}
+
+/// One domain's keys.
 #[derive(Debug)]
 struct Slot {
-    uuid: [u8; 16],
-    root: RootKey,
-    id: KeyId,
-    policy: Policy,
+    /// The latest grant.
+    grant: Header,
+    /// The key of the latest epoch, and that of the one before it that was loaded.
+    keys: [Held; EPOCHS],
     /// Restores that were counted since boot, under whichever key.
     restores: u32,
+    /// Decryptions of images that the ledger does not know, under whichever key.
+    attempts: Attempts,
 }
 
 impl Slot {
     const fn empty() -> Self {
         Self {
-            uuid: [0; 16],
-            root: RootKey::empty(),
-            id: KeyId([0; 16]),
-            policy: Policy {
-                measurement: [0; 32],
-                serial: 0,
-                restores: 0,
+            grant: Header {
+                hosts: 0,
+                epoch: 0,
+                uuid: [0; 16],
+                owner: PublicKey([0; 32]),
+                key: KeyId([0; 16]),
+                policy: Policy {
+                    measurement: [0; 32],
+                    serial: 0,
+                    restores: 0,
+                },
             },
+            keys: [const { Held::empty() }; EPOCHS],
             restores: 0,
+            attempts: Attempts::NONE,
         }
     }
 
     const fn used_up(&self) -> bool {
-        self.policy.restores != 0 && self.restores >= self.policy.restores
+        let allowed = self.grant.policy.restores;
+        allowed != 0 && self.restores >= allowed
+    }
+
+    fn held(&self, id: KeyId) -> Option<(Owned, &RootKey)> {
+        let mut keys = self.keys.iter().filter_map(|held| Some((held.of?, &held.root)));
+        keys.find(|(of, _)| of.id == id)
+    }
+
+    /// Takes what a grant brings that may be loaded.
+    fn take(&mut self, header: &Header, root: &RootKey) -> Result<(), Refusal> {
+        let new = Owned {
+            id: header.key,
+            epoch: header.epoch,
+        };
+        if self.grant.owner != header.owner {
+            // His grant says nothing about another owner's keys.
+            self.keys.iter_mut().for_each(Held::forget);
+        }
+        let [latest, previous] = &mut self.keys;
+        match (latest.of, previous.of) {
+            (Some(a), Some(b)) if new.epoch < a.epoch && new.epoch < b.epoch => {
+                return Err(Refusal::KeyEpoch);
+            }
+            (Some(a), _) if new.epoch > a.epoch => {
+                previous.set(a, &latest.root);
+                latest.set(new, root);
+            }
+            (Some(a), _) if new.epoch < a.epoch => previous.set(new, root),
+            _ => latest.set(new, root),
+        }
+        self.grant = *header;
+        Ok(())
     }
 }
 
@@ -69,78 +150,140 @@ impl Keyring {
         }
     }
 
-    /// Keeps the key that was sealed with `header`. A domain that runs under another one keeps that.
+    /// Keeps the key that was sealed with `header`, beside that of another epoch. A domain that runs under another key
+    /// keeps that until it is restored.
     ///
     /// # Errors
-    /// [`Refusal::KeySerial`] if a later one was loaded before, [`Refusal::KeyringFull`].
+    /// [`Refusal::KeySerial`] if a later grant was loaded before, [`Refusal::KeyGrant`] if another one with this serial
+    /// was, [`Refusal::KeyEpoch`] if two keys of later epochs are held, [`Refusal::KeyringFull`].
     pub fn load(&mut self, header: &Header, root: &RootKey) -> Result<(), Refusal> {
-        let slot = match self.position(&header.uuid) {
-            Some(at) => self
-                .slots
-                .get_mut(at)
-                .filter(|slot| header.policy.serial >= slot.policy.serial)
-                .ok_or(Refusal::KeySerial)?,
-            None => {
-                let slot = self.slots.get_mut(self.used).ok_or(Refusal::KeyringFull)?;
-                self.used += 1;
-                slot
-            }
+        let Some(at) = self.position(&header.uuid) else {
+            let slot = self.slots.get_mut(self.used).ok_or(Refusal::KeyringFull)?;
+            self.used += 1;
+            return slot.take(header, root);
         };
-        slot.uuid = header.uuid;
-        slot.root.copy(root);
-        slot.id = header.key;
-        slot.policy = header.policy;
-        Ok(())
+        let slot = self.slots.get_mut(at).ok_or(Refusal::KeyringFull)?;
+        let (new, latest) = (header.policy.serial, slot.grant.policy.serial);
+        if new < latest {
+            return Err(Refusal::KeySerial);
+        }
+        if new == latest && *header != slot.grant {
+            return Err(Refusal::KeyGrant);
+        }
+        slot.take(header, root)
     }
 
-    /// The key under which a domain begins its life, if its owner gave one: its id and what is allowed. The key itself goes
+    /// The key under which a domain begins its life, if its owner gave one: that of the latest epoch. The key itself goes
     /// into `root`.
     ///
     /// # Errors
-    /// [`Refusal::Measurement`] if the domain is not what the owner's policy names.
+    /// [`Refusal::Measurement`] if the domain is not what the owner's latest grant names.
     pub fn begin(
         &self,
         uuid: &[u8; 16],
         measurement: &[u8; 32],
         root: &mut RootKey,
-    ) -> Result<Option<(KeyId, Policy)>, Refusal> {
+    ) -> Result<Option<Owned>, Refusal> {
         let Some(slot) = self.slot(uuid) else {
             return Ok(None);
         };
-        if !slot.policy.admits(measurement) {
-            return Err(Refusal::Measurement);
-        }
-        root.copy(&slot.root);
-        Ok(Some((slot.id, slot.policy)))
+        self.admits(uuid, measurement)?;
+        let [Held { of, root: key }, _] = &slot.keys;
+        root.copy(key);
+        Ok(*of)
     }
 
-    /// The key under which an image was made, put into `root`, and what is allowed.
+    /// Whether a domain that was launched as `measurement` may have its owner's keys.
     ///
     /// # Errors
-    /// [`Refusal::RecordKey`] if nobody loaded it.
-    pub fn reopen(&self, uuid: &[u8; 16], id: KeyId, root: &mut RootKey) -> Result<Policy, Refusal> {
+    /// [`Refusal::Measurement`] if it is not what his latest grant names.
+    pub fn admits(&self, uuid: &[u8; 16], measurement: &[u8; 32]) -> Result<(), Refusal> {
+        let admits = |slot: &Slot| slot.grant.policy.admits(measurement);
+        if self.slot(uuid).is_none_or(admits) {
+            Ok(())
+        } else {
+            Err(Refusal::Measurement)
+        }
+    }
+
+    /// The key under which an image was made, put into `root`.
+    ///
+    /// # Errors
+    /// [`Refusal::RecordKey`] if it is not held.
+    pub fn reopen(&self, uuid: &[u8; 16], id: KeyId, root: &mut RootKey) -> Result<Owned, Refusal> {
+        let (of, key) = self
+            .slot(uuid)
+            .and_then(|slot| slot.held(id))
+            .ok_or(Refusal::RecordKey)?;
+        root.copy(key);
+        Ok(of)
+    }
+
+    /// The key under which a domain that was restored from an image under the one with `id` goes on: that of the latest
+    /// epoch, put into `root`.
+    ///
+    /// # Errors
+    /// [`Refusal::RecordKey`] if the key of the image is no longer held, [`Refusal::Measurement`] if the domain is not what
+    /// the owner's latest grant names.
+    pub fn renew(
+        &self,
+        uuid: &[u8; 16],
+        id: KeyId,
+        measurement: &[u8; 32],
+        root: &mut RootKey,
+    ) -> Result<Option<Owned>, Refusal> {
+        let held = self.slot(uuid).is_some_and(|slot| slot.held(id).is_some());
+        if !held {
+            return Err(Refusal::RecordKey);
+        }
+        self.begin(uuid, measurement, root)
+    }
+
+    /// Whether an image under the key with `id` may be restored that Xen does not know to be the domain's latest. It may by
+    /// its owner's leave alone: always, if his latest grant allows many restores, else as often as it says and if the image
+    /// is `foreign`, of another boot.
+    ///
+    /// # Errors
+    /// [`Refusal::RecordKey`] if the key is no longer held; [`Refusal::Spent`] and [`Refusal::KeyUsed`] if the owner does not
+    /// allow it.
+    pub fn may_restore(&self, uuid: &[u8; 16], id: KeyId, foreign: bool) -> Result<(), Refusal> {
         let slot = self
             .slot(uuid)
-            .filter(|slot| slot.id == id)
+            .filter(|slot| slot.held(id).is_some())
             .ok_or(Refusal::RecordKey)?;
-        root.copy(&slot.root);
-        Ok(slot.policy)
+        match slot.grant.policy.restores {
+            0 => Ok(()),
+            _ if !foreign => Err(Refusal::Spent),
+            _ if slot.used_up() => Err(Refusal::KeyUsed),
+            _ => Ok(()),
+        }
     }
 
-    /// Whether a restore of the domain is left; `done` takes it.
+    /// Begins such a restore: `pages` of the image will be decrypted.
     ///
     /// # Errors
-    /// [`Refusal::KeyUsed`], or [`Refusal::RecordKey`] if the domain's key is no longer the one with `id`.
-    pub fn restore(&mut self, uuid: &[u8; 16], id: KeyId, done: bool) -> Result<(), Refusal> {
-        let slot = self
-            .position(uuid)
-            .and_then(|at| self.slots.get_mut(at))
-            .filter(|slot| slot.id == id)
-            .ok_or(Refusal::RecordKey)?;
-        if slot.used_up() {
-            return Err(Refusal::KeyUsed);
-        }
-        slot.restores = slot.restores.saturating_add(done.into());
+    /// As for [`may_restore`](Self::may_restore), and [`Refusal::Attempts`].
+    pub fn try_restore(
+        &mut self,
+        uuid: &[u8; 16],
+        id: KeyId,
+        foreign: bool,
+        pages: u64,
+    ) -> Result<(), Refusal> {
+        self.may_restore(uuid, id, foreign)?;
+        let slot = self.slot_mut(uuid).ok_or(Refusal::RecordKey)?;
+        slot.attempts.begin(pages)
+    }
+
+    /// Ends such a restore, which succeeded, and counts it.
+    ///
+    /// # Errors
+    /// As for [`may_restore`](Self::may_restore): others may have been quicker.
+    pub fn restored(&mut self, uuid: &[u8; 16], id: KeyId, foreign: bool) -> Result<(), Refusal> {
+        self.may_restore(uuid, id, foreign)?;
+        let slot = self.slot_mut(uuid).ok_or(Refusal::RecordKey)?;
+        let counts = foreign && slot.grant.policy.restores != 0;
+        slot.restores = slot.restores.saturating_add(counts.into());
         Ok(())
     }
 
@@ -148,9 +291,14 @@ impl Keyring {
         self.slots.get(self.position(uuid)?)
     }
 
+    fn slot_mut(&mut self, uuid: &[u8; 16]) -> Option<&mut Slot> {
+        let at = self.position(uuid)?;
+        self.slots.get_mut(at)
+    }
+
     fn position(&self, uuid: &[u8; 16]) -> Option<usize> {
         let loaded = self.slots.get(..self.used)?;
-        loaded.iter().position(|slot| slot.uuid == *uuid)
+        loaded.iter().position(|slot| slot.grant.uuid == *uuid)
     }
 }
 
@@ -207,9 +355,9 @@ impl Zeroize for Keyring {
     /// Forgets every key, and that there were any.
     fn zeroize(&mut self) {
         for slot in &mut self.slots {
-            slot.root.zeroize();
-            slot.id.0.zeroize();
-            slot.uuid.zeroize();
+            slot.keys.iter_mut().for_each(Held::forget);
+            slot.grant.key.0.zeroize();
+            slot.grant.uuid.zeroize();
         }
         self.used = 0;
     }

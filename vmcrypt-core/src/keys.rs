@@ -2,6 +2,9 @@
 //!
 //! Every key type is filled in place, wipes itself on drop, cannot be cloned and prints nothing. The
 //! hierarchy is drawn in `docs/CRYPTO.md`.
+//!
+//! What a key is derived for names the version of the hierarchy and, where the key is a cipher's, the cipher: no key
+//! serves two of them.
 
 use crate::Refusal;
 use crate::cipher::PageKey;
@@ -12,13 +15,17 @@ use crate::mac::{Digest, expand, hkdf};
 use core::fmt;
 use zeroize::Zeroize;
 
+/// Number, in records and sealed keys, of the ciphers that everything here is for: HCTR2-AES-256 for pages, AES-256-CTR with
+/// HMAC-SHA-256 for records. The names of what is derived have it, too.
+pub const CIPHER: u32 = 1;
+
 /// Salt of what identifies a key; no session id is as long.
-const ID_SALT: &[u8] = b"vmcrypt/1 key id salt";
-const ID_INFO: &[u8] = b"vmcrypt/1 key id";
-const PAGE_INFO: &[u8] = b"vmcrypt/1 page cipher and tag";
-const RECORD_INFO: &[u8] = b"vmcrypt/1 record";
-const SEAL_INFO: &[u8] = b"vmcrypt/1 seal";
-const ANSWER_INFO: &[u8] = b"vmcrypt/1 guest's answer key";
+const ID_SALT: &[u8] = b"vmcrypt/2 key id salt";
+const ID_INFO: &[u8] = b"vmcrypt/2 key id";
+const PAGE_INFO: &[u8] = b"vmcrypt/2 cipher 1 page and tag";
+const RECORD_INFO: &[u8] = b"vmcrypt/2 cipher 1 record";
+const SEAL_INFO: &[u8] = b"vmcrypt/2 cipher 1 seal";
+const ANSWER_INFO: &[u8] = b"vmcrypt/2 guest's answer key";
 
 /// The secret from which everything else follows: drawn by Xen at boot, or given by a domain's owner.
 pub struct RootKey([u8; 32]);

@@ -11,6 +11,7 @@ extern crate std;
 pub mod abi;
 pub mod aes;
 pub mod answer;
+pub mod attempts;
 mod bitmap;
 mod bytes;
 pub mod cipher;

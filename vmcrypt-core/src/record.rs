@@ -1,7 +1,7 @@
 //! The sealed record: what must travel with a suspended domain and dom0 must neither read nor change.
 //!
 //! ```text
-//! 0        HEADER bytes   in clear, authenticated: magic, version, sizes, key and session identifiers
+//! 0        HEADER bytes   in clear, authenticated: magic, version, cipher, sizes, key and session identifiers
 //! HEADER   FACTS bytes    sealed: Facts
 //! STATES   n * size       sealed: opaque states, of the domain and of each vCPU, written and read by Xen
 //! ..       8 + bytes      sealed: run-length coded set of plain PFNs
@@ -14,18 +14,19 @@ use crate::bytes::{Reader, Writer};
 use crate::disclose::disclose;
 use crate::domain::Digests;
 use crate::ids::{KeyId, SessionId};
+use crate::keys::CIPHER;
 use crate::sethash::SetHash;
 use crate::{Pfn, PfnSet, Refusal};
 
 /// First eight bytes of a record. Read as the XSAVE header that they stand for, they are an XCR0 that
 /// no CPU has, so a hypervisor without VMCrypt refuses the record.
 pub const MAGIC: [u8; 8] = *b"VMCRYPT\xff";
-/// Version of the layout.
-pub const VERSION: u32 = 1;
+/// Version of the layout, and of how keys follow from each other.
+pub const VERSION: u32 = 2;
 /// Bytes of the clear header.
-pub const HEADER: usize = 64;
+pub const HEADER: usize = 72;
 /// Bytes of the encoded [`Facts`], zero to the end: the states are aligned to 64.
-pub const FACTS: usize = 256;
+pub const FACTS: usize = 248;
 /// Offset of the states.
 pub const STATES: usize = HEADER + FACTS;
 /// Bytes of the authentication tag.
@@ -38,6 +39,8 @@ pub struct Header {
     pub total: u64,
     /// Key it was sealed under: of a host, or of the owner.
     pub key: KeyId,
+    /// Epoch of the owner's key; 0 if the key is the host's.
+    pub epoch: u32,
     /// Session whose pages it belongs to.
     pub session: SessionId,
     /// Number of the record within its session: no two are sealed under one key stream.
@@ -89,7 +92,9 @@ impl Header {
         let mut w = Writer::new(record.get_mut(..HEADER)?);
         w.bytes(&MAGIC)?;
         w.u32(VERSION)?;
+        w.u32(CIPHER)?;
         w.u32(HEADER as u32)?;
+        w.u32(self.epoch)?;
         w.u64(self.total)?;
         w.bytes(&self.key.0)?;
         w.bytes(&self.session.0)?;
@@ -105,13 +110,20 @@ impl Header {
     /// is out of its range; says nothing about who wrote it.
     ///
     /// # Errors
-    /// [`Refusal::RecordFormat`] for another version, [`Refusal::RecordSize`] for another size.
+    /// [`Refusal::RecordVersion`] and [`Refusal::RecordCipher`] for another version or cipher, [`Refusal::RecordSize`] for
+    /// another size, [`Refusal::RecordFormat`] for what is no record.
     pub fn read(record: &[u8]) -> Result<Self, Refusal> {
+        match numbers(record).ok_or(Refusal::RecordFormat)? {
+            (VERSION, CIPHER) => {}
+            (VERSION, _) => return Err(Refusal::RecordCipher),
+            _ => return Err(Refusal::RecordVersion),
+        }
         let mut r = Reader::new(record);
         let header = (|| {
-            let known = r.array()? == MAGIC && r.u32()? == VERSION && r.u32()? == HEADER as u32;
-            known.then_some(())?;
+            r.array::<16>()?;
+            (r.u32()? == HEADER as u32).then_some(())?;
             Some(Self {
+                epoch: r.u32()?,
                 total: r.u64()?,
                 key: KeyId(r.array()?),
                 session: SessionId(r.array()?),
@@ -126,6 +138,14 @@ impl Header {
             Err(Refusal::RecordSize)
         }
     }
+}
+
+/// Version and cipher of a record of any version from 2 on; of an earlier one the cipher means nothing. `None` for what is
+/// no record.
+pub fn numbers(record: &[u8]) -> Option<(u32, u32)> {
+    let mut r = Reader::new(record);
+    (r.array()? == MAGIC).then_some(())?;
+    Some((r.u32()?, r.u32()?))
 }
 
 impl Facts {

@@ -21,7 +21,7 @@ pub enum Refusal {
     Denied = 6,
     /// The record has another size than Xen gave out.
     RecordSize = 7,
-    /// Not a sealed record of this version.
+    /// Not a sealed record.
     RecordFormat = 8,
     /// The record was sealed under a key that is neither the host's nor one that the domain's owner loaded.
     RecordKey = 9,
@@ -53,7 +53,7 @@ pub enum Refusal {
     TablesDiffer = 22,
     /// A page was written after its last export.
     Stale = 23,
-    /// The session was restored before, or its domain went on without it.
+    /// The session was restored before, its domain went on without it, or the record is not the session's last.
     Spent = 24,
     /// The domain's session was restored: it lives on there.
     Restored = 25,
@@ -71,7 +71,7 @@ pub enum Refusal {
     GoingDown = 31,
     /// A new domain is not as the domain builder leaves one.
     LaunchForm = 32,
-    /// The file is no sealed key of this version.
+    /// The file is no sealed key.
     KeyFormat = 33,
     /// The key is from somebody whose keys Xen was not booted to take.
     KeyOwner = 34,
@@ -87,10 +87,24 @@ pub enum Refusal {
     KeyUsed = 39,
     /// The domain is not what the owner's policy names.
     Measurement = 40,
+    /// The record has a version that Xen does not know.
+    RecordVersion = 41,
+    /// The record is for a cipher that Xen does not have.
+    RecordCipher = 42,
+    /// The sealed key has a version that Xen does not know.
+    KeyVersion = 43,
+    /// The sealed key is for a cipher that Xen does not have.
+    KeyCipher = 44,
+    /// Another key with this serial was loaded before.
+    KeyGrant = 45,
+    /// Two keys of the domain that are of later epochs are held.
+    KeyEpoch = 46,
+    /// The image was tried too often.
+    Attempts = 47,
     /// The hardware generator repeats itself.
-    StuckEntropy = 41,
+    StuckEntropy = 48,
     /// As many pages were exported in the session as may be.
-    SessionFull = 42,
+    SessionFull = 49,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -98,7 +112,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 43] = [
+const ENTRIES: [Entry; 50] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -151,7 +165,7 @@ const ENTRIES: [Entry; 43] = [
         Refusal::RecordFormat,
         Errno::EINVAL,
         "record-format",
-        "no sealed record of this version in the vCPU 0 XSAVE record; the image is not from a VMCrypt host",
+        "no sealed record in the vCPU 0 XSAVE record, or a broken one; the image is not from a VMCrypt host",
     ),
     Entry(
         Refusal::RecordKey,
@@ -247,7 +261,7 @@ const ENTRIES: [Entry; 43] = [
         Refusal::Spent,
         Errno::EEXIST,
         "spent",
-        "the image was restored before, or the domain ran on after it was saved; use the latest image, once",
+        "the image was restored before, or the domain ran on or was saved again after it; use the latest image, once",
     ),
     Entry(
         Refusal::Restored,
@@ -301,7 +315,7 @@ const ENTRIES: [Entry; 43] = [
         Refusal::KeyFormat,
         Errno::EINVAL,
         "key-format",
-        "not a sealed key of this version; seal it again with `vmcrypt key seal` of the same version as Xen",
+        "not a sealed key, or a broken one; `vmcrypt key seal` makes them",
     ),
     Entry(
         Refusal::KeyOwner,
@@ -325,7 +339,7 @@ const ENTRIES: [Entry; 43] = [
         Refusal::KeySerial,
         Errno::EPERM,
         "key-serial",
-        "a key with a higher serial was loaded for the domain; the owner has to seal it with that one or a higher",
+        "a key with a higher serial was loaded for the domain; the owner has to seal it with a higher one",
     ),
     Entry(
         Refusal::KeyringFull,
@@ -344,6 +358,48 @@ const ENTRIES: [Entry; 43] = [
         Errno::EPERM,
         "measurement",
         "launch measurement differs from the one in the owner's key; start what the owner had measured",
+    ),
+    Entry(
+        Refusal::RecordVersion,
+        Errno::EINVAL,
+        "record-version",
+        "sealed record of a version that this Xen does not know; `vmcrypt inspect` shows which",
+    ),
+    Entry(
+        Refusal::RecordCipher,
+        Errno::EINVAL,
+        "record-cipher",
+        "sealed record for a cipher that this Xen does not have; `vmcrypt inspect` shows which",
+    ),
+    Entry(
+        Refusal::KeyVersion,
+        Errno::EINVAL,
+        "key-version",
+        "sealed key of a version that this Xen does not know; seal it with the `vmcrypt` of Xen's version",
+    ),
+    Entry(
+        Refusal::KeyCipher,
+        Errno::EINVAL,
+        "key-cipher",
+        "sealed key for a cipher that this Xen does not have; seal it with the `vmcrypt` of Xen's version",
+    ),
+    Entry(
+        Refusal::KeyGrant,
+        Errno::EPERM,
+        "key-grant",
+        "another key with this serial was loaded for the domain; the owner has to seal it with a higher one",
+    ),
+    Entry(
+        Refusal::KeyEpoch,
+        Errno::EPERM,
+        "key-epoch",
+        "two keys of later epochs were loaded for the domain; the owner has to seal that of one of these",
+    ),
+    Entry(
+        Refusal::Attempts,
+        Errno::EPERM,
+        "attempts",
+        "restores of the image were begun so often that no more is decrypted under its key in this boot",
     ),
     Entry(
         Refusal::StuckEntropy,

@@ -1,7 +1,7 @@
 //! A domain's root key on its way from the owner to Xen, through the hands of dom0.
 //!
 //! ```text
-//! 0        HEADER bytes     in clear, authenticated: magic, version, owner, domain, key id, policy
+//! 0        HEADER bytes     in clear, authenticated: magic, version, cipher, epoch, domain, owner, key id, policy
 //! HEADER   n * ENVELOPE     one for each host: its public key, what it was sealed with, the sealed root key
 //! end-TAG  TAG bytes        HMAC of everything before it, under a key that follows from the root key
 //! ```
@@ -17,17 +17,17 @@ use crate::bytes::{Reader, Writer};
 use crate::disclose::verdict;
 use crate::hpke::{KeyPair, PublicKey, Seal};
 use crate::ids::KeyId;
-use crate::keys::RootKey;
+use crate::keys::{CIPHER, RootKey};
 use crate::mac::{Digest, Hmac};
 
 /// First eight bytes of the file.
 pub const MAGIC: [u8; 8] = *b"VMCKEY\r\n";
-/// Version of the layout.
-pub const VERSION: u32 = 1;
+/// Version of the layout, and of how keys follow from each other.
+pub const VERSION: u32 = 2;
 /// HPKE's `info`: what the message is for.
-pub const INFO: &[u8] = b"vmcrypt/1 sealed root key";
+pub const INFO: &[u8] = b"vmcrypt/2 sealed root key";
 /// Bytes of the clear header.
-pub const HEADER: usize = 128;
+pub const HEADER: usize = 136;
 /// Bytes of an envelope.
 pub const ENVELOPE: usize = 32 + 32 + 32 + 16;
 /// Bytes of the tag at the end.
@@ -37,7 +37,7 @@ pub const MAX_HOSTS: usize = 16;
 /// Bytes of the largest file.
 pub const MAX: usize = HEADER + MAX_HOSTS * ENVELOPE + TAG;
 
-const TAG_PURPOSE: &[u8] = b"vmcrypt/1 sealed key file";
+const TAG_PURPOSE: &[u8] = b"vmcrypt/2 sealed key file";
 
 /// What the owner allows.
 #[repr(C)]
@@ -45,7 +45,7 @@ const TAG_PURPOSE: &[u8] = b"vmcrypt/1 sealed key file";
 pub struct Policy {
     /// The domain must have been launched as this. Zero: as anything.
     pub measurement: [u8; 32],
-    /// A key with a lower number than one that Xen has seen for the domain is out of date.
+    /// Number of the grant: Xen takes none below the highest that it has seen for the domain, and of that one alone again.
     pub serial: u64,
     /// Images that another boot or host sealed may be restored so often while the host is up. Zero: any image, without
     /// limit. Restoring the latest image of this boot for the first time is always allowed, and not counted.
@@ -64,6 +64,8 @@ impl Policy {
 pub struct Header {
     /// Number of envelopes.
     pub hosts: u32,
+    /// Epoch of the root key: the owner's secret gives a domain another one in each.
+    pub epoch: u32,
     /// Handle of the domain.
     pub uuid: [u8; 16],
     /// Who sealed it.
@@ -83,7 +85,9 @@ impl Header {
         let _ = (|| {
             w.bytes(&MAGIC)?;
             w.u32(VERSION)?;
+            w.u32(CIPHER)?;
             w.u32(self.hosts)?;
+            w.u32(self.epoch)?;
             w.bytes(&self.uuid)?;
             w.bytes(&self.owner.0)?;
             w.bytes(&self.key.0)?;
@@ -145,14 +149,21 @@ impl<'a> SealedKey<'a> {
     /// Reads the header, and proves that the size is what it says.
     ///
     /// # Errors
-    /// [`Refusal::KeyFormat`].
+    /// [`Refusal::KeyVersion`] and [`Refusal::KeyCipher`] for another version or cipher, [`Refusal::KeyFormat`] for what is
+    /// no sealed key.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Refusal> {
+        match numbers(bytes).ok_or(Refusal::KeyFormat)? {
+            (VERSION, CIPHER) => {}
+            (VERSION, _) => return Err(Refusal::KeyCipher),
+            _ => return Err(Refusal::KeyVersion),
+        }
         let header = (|| {
             let mut r = Reader::new(bytes);
-            (r.array()? == MAGIC && r.u32()? == VERSION).then_some(())?;
+            r.array::<16>()?;
             let hosts = r.u32()?;
             let header = Header {
                 hosts,
+                epoch: r.u32()?,
                 uuid: r.array()?,
                 owner: PublicKey(r.array()?),
                 key: KeyId(r.array()?),
@@ -214,6 +225,14 @@ impl<'a> SealedKey<'a> {
             Err(Refusal::KeyChanged)
         }
     }
+}
+
+/// Version and cipher of a sealed key of any version from 2 on; of an earlier one the cipher means nothing. `None` for what
+/// is no sealed key.
+pub fn numbers(bytes: &[u8]) -> Option<(u32, u32)> {
+    let mut r = Reader::new(bytes);
+    (r.array()? == MAGIC).then_some(())?;
+    Some((r.u32()?, r.u32()?))
 }
 
 /// The tag at the end of a file that begins with `body`.

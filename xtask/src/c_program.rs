@@ -63,7 +63,7 @@ const UUID: [u8; 16] = *b"a guest's handle";
 /// Seal a new owner's key to the host of such a program, which draws the same keys at each start: a file.
 pub fn owners_key(program: &Path) -> Result<PathBuf> {
     let host = cmd::output(Command::new(program).arg("public-key"))?;
-    let key = OwnerKey::draw()?.seal(UUID, Policy::default(), &[public_key(host.trim())?])?;
+    let key = OwnerKey::draw()?.seal(UUID, 0, Policy::default(), &[public_key(host.trim())?])?;
     let sealed = program.with_extension("key");
     fs::write(&sealed, key).with_context(|| format!("cannot write {}", paths::short(&sealed)))?;
     Ok(sealed)

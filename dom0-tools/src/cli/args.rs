@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use vmcrypt_tools::escape;
 use vmcrypt_tools::map::{self, MemoryMap};
 use vmcrypt_tools::needle::{Needles, Tally};
 
@@ -84,7 +85,7 @@ pub fn print_class(name: &str, pages: u64, total: u64) {
 
 /// Writes JSON to stdout.
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)? + "\n";
+    let text = escape::json(&serde_json::to_string_pretty(value)?) + "\n";
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write the result")

@@ -46,7 +46,7 @@ impl Inspect {
             &report.map,
         )?;
         if let Some(defect) = &report.defect {
-            eprintln!("vmcrypt: {name}: {defect}");
+            complain!("{name}: {defect}");
             return Ok(ExitCode::FAILURE);
         }
         exit(self.common.verdict(report.needles))
@@ -84,10 +84,17 @@ fn print(name: &str, report: &Report) {
                 record.offset
             );
             match record.refusal {
-                Some(why) => say!("            {why}"),
+                Some(why) => say!(
+                    "            version {}, cipher {}: {why}",
+                    record.version,
+                    record.cipher
+                ),
                 None => say!(
-                    "            key {}, session {}, number {}",
+                    "            version {}, cipher {}, key {}, epoch {}, session {}, number {}",
+                    record.version,
+                    record.cipher,
                     record.key_id,
+                    record.epoch,
                     record.session,
                     record.sequence
                 ),

@@ -1,22 +1,23 @@
 //! `vmcrypt key`
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::ops::Deref;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
+use vmcrypt_core::Refusal;
 use vmcrypt_core::hpke::PublicKey;
 use vmcrypt_core::sealed_key::{self, Policy, SealedKey};
 use vmcrypt_tools::hypercall::Privcmd;
-use vmcrypt_tools::owner::OwnerKey;
+use vmcrypt_tools::owner::{LOG_N, OwnerKey};
 use vmcrypt_tools::xen;
-use zeroize::Zeroize;
 
 use super::args::exit;
+use super::passphrase::{Passphrase, Secret};
 
 /// Owners' keys: images that outlive the host's reboot, and that dom0 still cannot read
 #[derive(Subcommand)]
@@ -45,12 +46,22 @@ impl Key {
 pub struct New {
     /// File to keep it in; must not exist
     file: PathBuf,
+    /// Keep it as it is: whoever reads the file has the key
+    #[arg(long, conflicts_with = "passphrase_file")]
+    no_passphrase: bool,
+    #[command(flatten)]
+    passphrase: Passphrase,
 }
 
 impl New {
     fn run(self) -> Result<ExitCode> {
         let key = OwnerKey::draw()?;
-        write_new(&self.file, 0o600, &*key.to_text())?;
+        if self.no_passphrase {
+            write_new(&self.file, 0o600, &*key.to_text())?;
+        } else {
+            let text = key.protect(&self.passphrase.choose()?, LOG_N)?;
+            write_new(&self.file, 0o600, text.as_bytes())?;
+        }
         print_owner(&key);
         exit(0)
     }
@@ -62,7 +73,10 @@ impl New {
 The hosts that may run the domain's images are those that the key is sealed to. dom0 can print any key, on \
 the serial console as well. What counts there is the first line in a log that begins when the machine is switched on, and what follows when you type three \
 times Ctrl-A and then K. Or take the key from what measured boot attests. To a key that dom0 made up, you would hand your \
-domain.")]
+domain.
+
+What a grant allows can be withdrawn from a host by a later one, of a higher serial, once that host has taken it, and until \
+the host reboots: Xen forgets then what it has seen, but a grant is good for no other boot than those it was sealed to.")]
 pub struct Seal {
     /// The owner's key, from `vmcrypt key new`
     key: PathBuf,
@@ -72,33 +86,44 @@ pub struct Seal {
     /// The domain's uuid, as in its configuration
     #[arg(long, value_parser = uuid)]
     uuid: [u8; 16],
-    /// Only for a domain that was launched as this: the measurement that Xen shows
-    #[arg(long, value_name = "HEX", value_parser = bytes32)]
+    /// Only for a domain that was launched as this: what `vmcrypt measure` prints
+    #[arg(long, value_name = "HEX", value_parser = bytes32, required_unless_present = "any_launch")]
     measurement: Option<[u8; 32]>,
+    /// For whatever dom0 launches with that uuid, a kernel of its own choice that prints the guest's secrets among it
+    #[arg(long, conflicts_with = "measurement")]
+    any_launch: bool,
+    /// Which of the domain's keys: a host holds the two of the latest epochs it was given, opens images made under either, and
+    /// goes on under the later one
+    #[arg(long, default_value_t = 0)]
+    epoch: u32,
     /// How often images from before a host's boot, or from another host, may be restored while it is up: once, many, or a
     /// number. The latest image of the same boot may always be restored, once; "many" allows any image again and again
     #[arg(long, default_value = "once", value_parser = restores)]
     restores: u32,
-    /// Number of this grant: a host takes none below the highest it has seen for the domain
-    #[arg(long, default_value_t = 0)]
-    serial: u64,
+    /// Number of this grant: a host takes none below the highest that it has seen for the domain, and of that number the
+    /// same one alone. By default the time, in seconds since 1970
+    #[arg(long)]
+    serial: Option<u64>,
     /// Where to write the sealed key; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    passphrase: Passphrase,
 }
 
 impl Seal {
     fn run(self) -> Result<ExitCode> {
         ensure!(
             self.measurement != Some(NONE),
-            "a measurement of zeros is none: leave --measurement out to seal the key for whatever is launched"
+            "a measurement of zeros is none: --any-launch seals the key for whatever is launched"
         );
         let policy = Policy {
             measurement: self.measurement.unwrap_or_default(),
-            serial: self.serial,
+            serial: self.serial.map_or_else(now, Ok)?,
             restores: self.restores,
         };
-        let file = read_owner(&self.key)?.seal(self.uuid, policy, &self.host)?;
+        let owner = self.passphrase.read_owner(&self.key)?;
+        let file = owner.seal(self.uuid, self.epoch, policy, &self.host)?;
         write_new(&self.out, 0o644, &file)?;
         exit(0)
     }
@@ -109,22 +134,23 @@ impl Seal {
 pub struct Show {
     /// An owner's key, or a sealed one
     file: PathBuf,
+    #[command(flatten)]
+    passphrase: Passphrase,
 }
 
 impl Show {
     fn run(self) -> Result<ExitCode> {
-        let bytes = read(&self.file)?;
-        if let Ok(key) = OwnerKey::from_text(&bytes) {
-            print_owner(&key);
+        let bytes = Secret::read(&self.file)?;
+        if OwnerKey::is_one(&bytes) {
+            print_owner(&self.passphrase.owner_in(&self.file, &bytes)?);
             return exit(0);
         }
-        let sealed = SealedKey::read(&bytes).ok().with_context(|| {
-            format!(
-                "{} is neither an owner's key nor a sealed one",
-                self.file.display()
-            )
-        })?;
-        print_sealed(&sealed);
+        let name = self.file.display();
+        match SealedKey::read(&bytes) {
+            Ok(sealed) => print_sealed(&sealed),
+            Err(Refusal::KeyFormat) => bail!("{name} is neither an owner's key nor a sealed one"),
+            Err(refusal) => bail!("{name}: {}{}", numbers(&bytes), refusal.text()),
+        }
         exit(0)
     }
 }
@@ -139,15 +165,15 @@ pub struct Load {
 impl Load {
     fn run(self) -> Result<ExitCode> {
         let name = self.file.display();
-        let bytes = read(&self.file)?;
-        if OwnerKey::from_text(&bytes).is_ok() {
+        let bytes = Secret::read(&self.file)?;
+        if OwnerKey::is_one(&bytes) {
             bail!(
                 "{name} is an owner's secret key: it must not be in dom0; seal it with `vmcrypt key seal` elsewhere"
             );
         }
         let sealed = match SealedKey::read(&bytes) {
             Ok(sealed) => sealed,
-            Err(refusal) => bail!("{name}: {}", refusal.text()),
+            Err(refusal) => bail!("{name}: {}{}", numbers(&bytes), refusal.text()),
         };
         if let Err(refusal) = xen::load_key(&Privcmd::open()?, &sealed)? {
             bail!("{name}: Xen refused it: {}", refusal.text());
@@ -176,6 +202,9 @@ pub struct CheckAnswer {
     /// The domain's uuid
     #[arg(long, value_parser = uuid)]
     uuid: [u8; 16],
+    /// Epoch of the key that the domain is under
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    epoch: u32,
     /// What the guest was to ask with: 32 random bytes, used once
     #[arg(long, value_name = "HEX", value_parser = bytes32)]
     nonce: [u8; 32],
@@ -185,12 +214,17 @@ pub struct CheckAnswer {
     /// Public key of a host where it may run, all if none is named; may be repeated
     #[arg(long, value_name = "HEX", num_args = 1.., value_parser = public_key)]
     host: Vec<PublicKey>,
+    #[command(flatten)]
+    passphrase: Passphrase,
 }
 
 impl CheckAnswer {
     fn run(self) -> Result<ExitCode> {
         let bytes = hex::decode(self.answer.trim()).context("hexadecimal digits are wanted")?;
-        let answer = read_owner(&self.key)?.check(&self.uuid, &self.nonce, &bytes)?;
+        let answer =
+            self.passphrase
+                .read_owner(&self.key)?
+                .check(&self.uuid, self.epoch, &self.nonce, &bytes)?;
         let host = PublicKey(answer.host);
         ensure!(
             self.measurement.is_none_or(|wanted| wanted == answer.measurement),
@@ -226,7 +260,7 @@ fn print_sealed(sealed: &SealedKey<'_>) {
     let header = sealed.header();
     let policy = &header.policy;
     say!("domain      {}", xen::uuid(header.uuid));
-    say!("key         {:?}", header.key);
+    say!("key         {:?}, epoch {}", header.key, header.epoch);
     say!("owner       {:?}", header.owner);
     match policy.measurement {
         NONE => say!("launched as anything"),
@@ -244,40 +278,19 @@ fn print_sealed(sealed: &SealedKey<'_>) {
     say!("            (as the file says: only a host that opens it finds out whether that is true)");
 }
 
-fn read_owner(path: &Path) -> Result<OwnerKey> {
-    OwnerKey::from_text(&read(path)?).with_context(|| path.display().to_string())
+/// What a sealed key of another version says of itself.
+fn numbers(bytes: &[u8]) -> String {
+    sealed_key::numbers(bytes).map_or_else(String::new, |(version, cipher)| {
+        format!("version {version}, cipher {cipher}: ")
+    })
 }
 
-/// Reads a small file; what is larger is none of ours.
-fn read(path: &Path) -> Result<Secret> {
-    let name = path.display();
-    let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-    let mut bytes = Secret(Vec::with_capacity(sealed_key::MAX + 1));
-    file.take(sealed_key::MAX as u64 + 1)
-        .read_to_end(&mut bytes.0)
-        .with_context(|| format!("cannot read {name}"))?;
-    ensure!(
-        bytes.0.len() <= sealed_key::MAX,
-        "{name} is too large to be a key"
-    );
-    Ok(bytes)
-}
-
-/// What may be a secret key: wiped on drop.
-struct Secret(Vec<u8>);
-
-impl Deref for Secret {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        self.0.as_mut_slice().zeroize();
-    }
+/// Seconds since 1970.
+fn now() -> Result<u64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Ok(since
+        .context("this machine's clock is before 1970; give a --serial")?
+        .as_secs())
 }
 
 fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {

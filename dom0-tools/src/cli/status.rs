@@ -140,7 +140,8 @@ fn print_host(host: &HostInfo) {
 }
 
 fn print_domain(info: &DomainInfo, domain: &Domain) {
-    say!("\ndomain {} ({}), {}", domain.id, domain.uuid, domain.state);
+    say!("");
+    say!("domain {} ({}), {}", domain.id, domain.uuid, domain.state);
     say!("  state     {}", state(info));
     if info.state == 0 {
         say!("            dom0 can read it all");

@@ -506,6 +506,11 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, fresh::fork),
     ),
     case(
+        "two-records",
+        "of two records of one suspend the last one alone restores, once",
+        In(Config::VMCRYPT, fresh::two_records),
+    ),
+    case(
         "stale-export",
         "a save that leaves out what the guest wrote last gets no record",
         In(Config::VMCRYPT, attack::stale_export),
@@ -699,6 +704,16 @@ pub const ALL: &[Case] = &[
         "owner-policy",
         "an owner's key is for the launch that he named, and restores as often as he allows",
         Free(&[VmCrypt], owner::policy),
+    ),
+    case(
+        "owner-rotation",
+        "an image opens under the keys of two epochs, its guest goes on under the later; what a grant allows is asked last",
+        Free(&[VmCrypt], owner::rotation),
+    ),
+    case(
+        "image-formats",
+        "the committed image of each format version is restored, and its guest finds its memory intact",
+        Free(&[VmCrypt], owner::formats),
     ),
     case(
         "kernel",

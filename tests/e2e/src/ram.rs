@@ -150,9 +150,14 @@ impl Needles {
     /// All keys of a session under `root`; `who` names its domain.
     pub fn session(&mut self, who: &str, root: &Root, session: [u8; 16]) {
         let mut pages = [0; 64];
-        hkdf(&session, &root.0, &[b"vmcrypt/1 page cipher and tag"], &mut pages);
+        hkdf(
+            &session,
+            &root.0,
+            &[b"vmcrypt/2 cipher 1 page and tag"],
+            &mut pages,
+        );
         let mut record = [0; 32];
-        hkdf(&session, &root.0, &[b"vmcrypt/1 record"], &mut record);
+        hkdf(&session, &root.0, &[b"vmcrypt/2 cipher 1 record"], &mut record);
         let [cipher, tag] = pages.as_chunks::<32>().0 else {
             unreachable!("64 bytes are two keys")
         };
@@ -192,7 +197,7 @@ impl Needles {
             let mut sealing = [0; 64];
             expand(
                 &record,
-                &[b"vmcrypt/1 seal", &counter.to_le_bytes()],
+                &[b"vmcrypt/2 cipher 1 seal", &counter.to_le_bytes()],
                 &mut sealing,
             );
             self.secret(&passing, &sealing);

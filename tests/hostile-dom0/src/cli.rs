@@ -49,6 +49,8 @@ enum Attack {
         #[arg(allow_hyphen_values = true)]
         difference: i64,
     },
+    /// Export a suspended guest once more and write its record into a file
+    Record { domid: u16, file: PathBuf },
     /// Stop a guest as if it had asked to be suspended
     RemoteSuspend { domid: u16 },
     /// Set a running guest's registers to what was just read of them
@@ -133,6 +135,7 @@ pub fn run() -> Result<()> {
         Attack::Ask { domid } => answer::ask(&xen, DomId(domid))?,
         Attack::WearOut => maps::wear_out(&xen)?,
         Attack::XsaveSize { domid, difference } => registers::xsave_size(&xen, DomId(domid), difference)?,
+        Attack::Record { domid, file } => export::another_record(&xen, DomId(domid), &file)?,
         Attack::RemoteSuspend { domid } => errno(remote_suspend(&xen, DomId(domid)))?,
         Attack::SetRegisters { domid } => errno(registers::set_registers(&xen, DomId(domid)))?,
         Attack::MapsOverUnpause { domid, what, seconds } => {

@@ -5,6 +5,7 @@ use crate::frames::owned_frames;
 use crate::registers::get_xsave;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -24,6 +25,17 @@ pub fn stale(xen: &Privcmd, domain: DomId, writing: Duration) -> Result<Value> {
     map_all(xen, domain, &frames)?;
     let whole = errno(get_xsave(xen, domain).map(drop))?;
     Ok(json!({ "stale": stale["errno"], "whole": whole["errno"] }))
+}
+
+/// Maps every page of a suspended guest that was saved before, and takes another record of that suspend.
+pub fn another_record(xen: &Privcmd, domain: DomId, file: &Path) -> Result<Value> {
+    // xl ended the log of writes with its save: what was exported before counts no more.
+    map_all(xen, domain, &owned_frames(xen, domain)?)?;
+    let record = get_xsave(xen, domain);
+    if let Ok(record) = &record {
+        std::fs::write(file, record)?;
+    }
+    errno(record.map(drop))
 }
 
 fn map_all(xen: &Privcmd, domain: DomId, frames: &[Frame]) -> Result<()> {

@@ -266,9 +266,9 @@ const SEALED: &[(&str, usize, usize)] = &[
     ("vcpu_id", 0, 4),
     ("reserved", 4, 4),
     ("magic", 8, 8),
-    ("version and sizes", 16, 16),
-    ("rest of the clear header", 32, 40),
-    ("facts", 72, 256),
+    ("version, cipher, sizes and epoch", 16, 24),
+    ("rest of the clear header", 40, 40),
+    ("facts", 80, 248),
     ("states", 328, 2048),
 ];
 

@@ -31,9 +31,9 @@ fn answer() -> Answer {
 fn the_tag_is_hmac_under_a_key_of_its_own() {
     let mut key = [0; 32];
     let oracle = hkdf::Hkdf::<sha2::Sha256>::new(None, &[1; 32]);
-    oracle.expand(b"vmcrypt/1 guest's answer key", &mut key).unwrap();
+    oracle.expand(b"vmcrypt/2 guest's answer key", &mut key).unwrap();
     let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(&key).unwrap();
-    mac.update(b"vmcrypt/1 answer to a guest\0");
+    mac.update(b"vmcrypt/2 answer to a guest\0");
     for (byte, count) in [(0x11, 32), (0x22, 32), (0x33, 16), (0x44, 32)] {
         mac.update(&vec![byte; count]);
     }

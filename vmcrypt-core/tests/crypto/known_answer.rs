@@ -52,7 +52,7 @@ fn portable_passes() {
 fn an_independent_implementation_passes() {
     let mut secret = [0; 64];
     Hkdf::<Sha256>::new(Some(&[0xa5; 16]), &[0x4b; 32])
-        .expand(b"vmcrypt/1 page cipher and tag", &mut secret)
+        .expand(b"vmcrypt/2 cipher 1 page and tag", &mut secret)
         .expect("short enough");
     let oracle = Hctr2_256::new(&secret[..32]);
     let bytes = |tweak: &Tweak| {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod backend;
+mod frozen;
 mod hpke;
 mod known_answer;
 mod portable;

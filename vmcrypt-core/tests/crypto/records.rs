@@ -80,8 +80,8 @@ fn sealing_is_ctr_then_hmac() {
         mac.finalize().into_bytes().into()
     };
     let prk = mac(&[2; 16], &[&[1; 32]]);
-    let record = mac(&prk, &[b"vmcrypt/1 record", &[1]]);
-    let info = [b"vmcrypt/1 seal".as_slice(), &7u64.to_le_bytes()].concat();
+    let record = mac(&prk, &[b"vmcrypt/2 cipher 1 record", &[1]]);
+    let info = [b"vmcrypt/2 cipher 1 seal".as_slice(), &7u64.to_le_bytes()].concat();
     let cipher_key = mac(&record, &[&info, &[1]]);
     let mac_key = mac(&record, &[&cipher_key, &info, &[2]]);
 
@@ -185,7 +185,7 @@ fn session_keys_are_the_documented_hkdf() {
     let mut secret = [0; 64];
     let oracle = hkdf::Hkdf::<sha2::Sha256>::new(Some(&session.0), &[1; 32]);
     oracle
-        .expand(b"vmcrypt/1 page cipher and tag", &mut secret)
+        .expand(b"vmcrypt/2 cipher 1 page and tag", &mut secret)
         .expect("short");
     let mut page_key = PageKey::empty();
     page_key.set(&secret);
@@ -208,8 +208,8 @@ fn key_id_tells_keys_apart_and_is_not_a_key() {
     assert_eq!(host(1).key_id(), host(1).key_id());
     assert_ne!(host(1).key_id(), host(2).key_id());
     let mut id = [0; 16];
-    let oracle = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"vmcrypt/1 key id salt"), &[1; 32]);
-    oracle.expand(b"vmcrypt/1 key id", &mut id).expect("short");
+    let oracle = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"vmcrypt/2 key id salt"), &[1; 32]);
+    oracle.expand(b"vmcrypt/2 key id", &mut id).expect("short");
     assert_eq!(host(1).key_id().0, id);
     assert_eq!(format!("{:?}", host(1)), "RootKey(..)");
 }

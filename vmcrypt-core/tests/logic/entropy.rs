@@ -161,7 +161,7 @@ fn words_clock_and_facts_are_condensed() {
         input.extend((number + 1).to_le_bytes());
     }
     let mut expected = [0; 32];
-    let oracle = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"vmcrypt/1 entropy"), &input);
+    let oracle = hkdf::Hkdf::<sha2::Sha256>::new(Some(b"vmcrypt/2 entropy"), &input);
     oracle.expand(b"test", &mut expected).unwrap();
     assert_eq!(drawn(&mut words(|number| good(7, number))), Ok(expected));
 }

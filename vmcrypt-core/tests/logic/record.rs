@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use vmcrypt_core::cipher::PageTag;
 use vmcrypt_core::domain::Digests;
 use vmcrypt_core::ids::{KeyId, SessionId};
-use vmcrypt_core::keys::{RecordKey, RootKey};
-use vmcrypt_core::record::{FACTS, Facts, HEADER, Header, MAGIC, STATES, TAG, VERSION, capacity};
+use vmcrypt_core::keys::{CIPHER, RecordKey, RootKey};
+use vmcrypt_core::record::{FACTS, Facts, HEADER, Header, MAGIC, STATES, TAG, VERSION, capacity, numbers};
 use vmcrypt_core::seal::{Opener, SealTag, Sealer};
 use vmcrypt_core::sethash::SetHash;
 use vmcrypt_core::{Pfn, PfnSet, Refusal};
@@ -16,6 +16,7 @@ fn header(total: u64) -> Header {
     Header {
         total,
         key: KeyId([1; 16]),
+        epoch: 4,
         session: SessionId([2; 16]),
         sequence: 3,
     }
@@ -191,28 +192,40 @@ fn header_fields() {
         bad[at..][..bytes.len()].copy_from_slice(bytes);
         Header::read(&bad)
     };
-    for (at, bytes) in [
-        (0, b"VMCRYPT\0".as_slice()),
-        (0, &[0; 8]),
-        (8, &(VERSION + 1).to_le_bytes()),
-        (8, &0u32.to_le_bytes()),
-        (8, &u32::MAX.to_le_bytes()),
-        (12, &(HEADER as u32 + 8).to_le_bytes()),
-        (12, &0u32.to_le_bytes()),
+    use Refusal::{RecordCipher, RecordFormat, RecordVersion};
+    for (at, bytes, why) in [
+        (0, b"VMCRYPT\0".as_slice(), RecordFormat),
+        (0, &[0; 8], RecordFormat),
+        (8, &(VERSION + 1).to_le_bytes(), RecordVersion),
+        (8, &1u32.to_le_bytes(), RecordVersion),
+        (8, &0u32.to_le_bytes(), RecordVersion),
+        (8, &u32::MAX.to_le_bytes(), RecordVersion),
+        (12, &(CIPHER + 1).to_le_bytes(), RecordCipher),
+        (12, &0u32.to_le_bytes(), RecordCipher),
+        (16, &(HEADER as u32 + 8).to_le_bytes(), RecordFormat),
+        (16, &0u32.to_le_bytes(), RecordFormat),
     ] {
-        assert_eq!(with(at, bytes), Err(Refusal::RecordFormat), "{bytes:x?} at {at}");
+        assert_eq!(with(at, bytes), Err(why), "{bytes:x?} at {at}");
     }
+    // A record of another version is named, however long it is.
+    let mut later = MAGIC.to_vec();
+    later.extend([9, 0, 0, 0, 7, 0, 0, 0]);
+    assert_eq!(Header::read(&later), Err(RecordVersion));
+    assert_eq!(numbers(&later), Some((9, 7)));
+    assert_eq!(numbers(&good), Some((VERSION, CIPHER)));
+    assert_eq!(numbers(&later[..15]), None);
     for total in [0, 1, good.len() as u64 - 1, good.len() as u64 + 1, u64::MAX] {
         assert_eq!(
-            with(16, &total.to_le_bytes()),
+            with(24, &total.to_le_bytes()),
             Err(Refusal::RecordSize),
             "{total}"
         );
     }
-    assert_eq!(with(24, &[9; 16]).map(|h| h.key), Ok(KeyId([9; 16])));
-    assert_eq!(with(40, &[9; 16]).map(|h| h.session), Ok(SessionId([9; 16])));
+    assert_eq!(with(20, &[9; 4]).map(|h| h.epoch), Ok(0x0909_0909));
+    assert_eq!(with(32, &[9; 16]).map(|h| h.key), Ok(KeyId([9; 16])));
+    assert_eq!(with(48, &[9; 16]).map(|h| h.session), Ok(SessionId([9; 16])));
     assert_eq!(
-        with(56, &[9; 8]).map(|h| h.sequence),
+        with(64, &[9; 8]).map(|h| h.sequence),
         Ok(u64::from_le_bytes([9; 8]))
     );
 }

@@ -23,10 +23,10 @@ pub fn owned(image: &Image, options: &Options) -> Verdict {
     };
     let mut dom0 = boot(image, config, options, &paths::target_subdir("testbed/logs/ask")?)?;
     let host = owner::public_key(&mut dom0)?;
-    owner::load(&mut dom0, &owner.seal(UUID_BYTES, ONCE, &[host])?)?;
+    owner::load(&mut dom0, &owner.seal(UUID_BYTES, 0, ONCE, &[host])?)?;
     create(&mut dom0)?;
     let first = answer(&mut dom0, 0)?;
-    let told = owner.check(&UUID_BYTES, &nonce(0), &first);
+    let told = owner.check(&UUID_BYTES, 0, &nonce(0), &first);
     let Ok(told) = told else {
         return Err(Problem::Fail(format!("the owner does not believe it: {told:?}")));
     };
@@ -39,7 +39,7 @@ pub fn owned(image: &Image, options: &Options) -> Verdict {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     demand!(*measured == shown, "measured {measured}, told {shown}");
-    let forged = stranger.check(&UUID_BYTES, &nonce(0), &first);
+    let forged = stranger.check(&UUID_BYTES, 0, &nonce(0), &first);
     demand!(
         matches!(forged, Err(Error::Forged)),
         "a stranger believes it: {forged:?}"
@@ -57,12 +57,12 @@ pub fn owned(image: &Image, options: &Options) -> Verdict {
     let second = answer(&mut dom0, 1)?;
     let rounds = (1..1000).find(|rounds| second.get(8..40) == Some(&nonce(*rounds)));
     let rounds = rounds.context("the guest asked with no nonce of its own")?;
-    let again = owner.check(&UUID_BYTES, &nonce(rounds), &second);
+    let again = owner.check(&UUID_BYTES, 0, &nonce(rounds), &second);
     demand!(
         matches!(again, Ok(again) if again.measurement == told.measurement),
         "after a restore: {again:?}"
     );
-    let old = owner.check(&UUID_BYTES, &nonce(rounds), &first);
+    let old = owner.check(&UUID_BYTES, 0, &nonce(rounds), &first);
     demand!(
         matches!(old, Err(Error::Nonce)),
         "an old answer is believed: {old:?}"

@@ -3,7 +3,8 @@
 use crate::case::{Problem, Verdict, demand};
 use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::{Guest, Spec};
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use vmcrypt_core::record::{Header, MAGIC};
 
 /// What Xen's log says of an image that must not be restored any more.
 const SPENT: &str = "restored before, or the domain ran on";
@@ -28,6 +29,35 @@ pub fn rollback(dom0: &mut Dom0) -> Verdict {
         "refused: the image of a guest that went on, and the second restore of the latest; hash intact"
             .to_owned(),
     )
+}
+
+/// Two records of one suspend: dom0 asks for another when it has the image.
+pub fn two_records(dom0: &mut Dom0) -> Verdict {
+    let stopped = dom0.create(Spec::new("stopped"))?;
+    let mut copy = eat(dom0, &stopped)?;
+    let domid = dom0.domid(&stopped)?;
+    let answer = dom0.attack(&format!("record {domid} /root/second.record"), SHORT)?;
+    demand!(answer["errno"] == 0, "no second record was given out: {answer}");
+    dom0.restore_refused("/root/copy.cfg /root/copy.img", SPENT)?;
+
+    // The pages are the session's, so that they belong to its last record, too.
+    let mut image = dom0.take("/root/copy.img")?;
+    let record = dom0.take("/root/second.record")?;
+    let at = memchr::memmem::find(&image, &MAGIC).context("no record in the image")?;
+    let header = |bytes: &[u8]| Header::read(bytes).map(|header| (header.session, header.sequence));
+    let second = header(&record).map_err(|refusal| anyhow!(refusal.text()))?;
+    let first = header(image.get(at..at + record.len()).context("a shorter record")?);
+    demand!(
+        first == Ok((second.0, 0)) && second.1 == 1,
+        "not two records of one session: {first:?}, {second:?}"
+    );
+    image[at..at + record.len()].copy_from_slice(&record);
+    let good = dom0.give(&image)?;
+    dom0.must(&format!("xl restore /root/copy.cfg {good}"), LONG)?;
+    dom0.await_alive(&mut copy)?;
+    dom0.run("pkill -f '[m]igrate'; xl destroy copy; xl destroy stopped")?;
+    dom0.restore_refused(&format!("/root/copy.cfg {good}"), SPENT)?;
+    Ok("refused: the first of two records of one suspend; restored by the last one, once".to_owned())
 }
 
 /// The same on a hypervisor that does not care.

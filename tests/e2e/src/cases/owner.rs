@@ -1,8 +1,8 @@
 //! Owner keys: an image that outlives the host's boot. The owner's machine is the one that runs the tests.
 
 use crate::case::{Config, Problem, Verdict, demand};
-use crate::cases::measurement;
-use crate::dom0::{Dom0, SHORT};
+use crate::cases::{measurement, tamper};
+use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::Spec;
 use crate::runner::{Options, boot};
 use anyhow::{Context, Result};
@@ -34,12 +34,12 @@ pub fn reboot(image: &Image, options: &Options) -> Verdict {
 
     let mut dom0 = boot(image, config, options, &logs.join("first-boot"))?;
     let old_host = public_key(&mut dom0)?;
-    let old_key = owner.seal(UUID_BYTES, ONCE, &[old_host])?;
+    let old_key = owner.seal(UUID_BYTES, 0, ONCE, &[old_host])?;
     let mut changed = old_key.clone();
     changed[100] ^= 1;
-    let foreign = stranger.seal(UUID_BYTES, ONCE, &[old_host])?;
+    let foreign = stranger.seal(UUID_BYTES, 0, ONCE, &[old_host])?;
     let earlier = Policy { serial: 4, ..ONCE };
-    let earlier = owner.seal(UUID_BYTES, earlier, &[old_host])?;
+    let earlier = owner.seal(UUID_BYTES, 0, earlier, &[old_host])?;
     refuse_key(&mut dom0, &changed, "does not authenticate")?;
     refused.push("a changed key");
     refuse_key(&mut dom0, &foreign, "not booted to take keys of this owner")?;
@@ -47,9 +47,14 @@ pub fn reboot(image: &Image, options: &Options) -> Verdict {
     load(&mut dom0, &old_key)?;
     refuse_key(&mut dom0, &earlier, "a higher serial")?;
     refused.push("a key of a lower serial");
+    let many = Policy { restores: 0, ..ONCE };
+    let swapped = owner.seal(UUID_BYTES, 0, many, &[old_host])?;
+    refuse_key(&mut dom0, &swapped, "another key with this serial")?;
+    load(&mut dom0, &old_key)?;
+    refused.push("another grant of an equal serial");
 
     let mut guest = dom0.create(Spec::new("owned").uuid(UUID))?;
-    let id = format!("{:?}", owner.root(&UUID_BYTES).key_id());
+    let id = format!("{:?}", owner.root(&UUID_BYTES, 0).key_id());
     under_owner(&mut dom0, &guest, &id)?;
     dom0.save(&guest)?;
     // Within one boot images follow each other without limit.
@@ -71,12 +76,12 @@ pub fn reboot(image: &Image, options: &Options) -> Verdict {
     refused.push("the image without a key");
     refuse_key(&mut dom0, &old_key, "not sealed for this boot")?;
     refused.push("the key of the last boot");
-    let other = owner.seal([7; 16], ONCE, &[host])?;
+    let other = owner.seal([7; 16], 0, ONCE, &[host])?;
     load(&mut dom0, &other)?;
     dom0.restore_refused(&file, "Xen lacks the record's key")?;
     refused.push("the image with another domain's key");
 
-    let key = owner.seal(UUID_BYTES, ONCE, &[old_host, host])?;
+    let key = owner.seal(UUID_BYTES, 0, ONCE, &[old_host, host])?;
     load(&mut dom0, &key)?;
     dom0.restore(&mut guest)?;
     under_owner(&mut dom0, &guest, &id)?;
@@ -121,7 +126,7 @@ pub fn policy(image: &Image, options: &Options) -> Verdict {
         serial: 1,
         restores: 0,
     };
-    load(&mut dom0, &owner.seal(UUID_BYTES, many, &[host])?)?;
+    load(&mut dom0, &owner.seal(UUID_BYTES, 0, many, &[host])?)?;
     measurement::create(&mut dom0, "owned")?;
     let domid = dom0.run("xl domid owned")?.text();
     let status = measurement::unpause(&mut dom0, &domid)?;
@@ -136,12 +141,12 @@ pub fn policy(image: &Image, options: &Options) -> Verdict {
         serial: 2,
         ..many
     };
-    load(&mut dom0, &owner.seal(UUID_BYTES, many, &[host])?)?;
+    load(&mut dom0, &owner.seal(UUID_BYTES, 0, many, &[host])?)?;
     let mut guest = dom0.create(spec)?;
     under_owner(
         &mut dom0,
         &guest,
-        &format!("{:?}", owner.root(&UUID_BYTES).key_id()),
+        &format!("{:?}", owner.root(&UUID_BYTES, 0).key_id()),
     )?;
     dom0.save(&guest)?;
     dom0.restore(&mut guest)?;
@@ -151,10 +156,116 @@ pub fn policy(image: &Image, options: &Options) -> Verdict {
         matches!(&again, Err(Problem::Fail(said)) if said.contains("went back")),
         "the second restore of one image did not bring its guest back: {again:?}"
     );
+    // The image is opened while that is allowed, and unpaused when it no longer is.
+    dom0.destroy("owned")?;
+    dom0.must(&format!("xl restore -p {}", guest.image()), LONG)?;
+    let once = Policy {
+        serial: 3,
+        restores: 1,
+        ..many
+    };
+    load(&mut dom0, &owner.seal(UUID_BYTES, 0, once, &[host])?)?;
+    dom0.xen_log()?;
+    dom0.must_refuse("xl unpause owned", SHORT)?;
+    let log = dom0.xen_log()?;
+    demand!(
+        log.contains("restored before, or the domain ran on"),
+        "unpaused or refused for another cause, after the owner had taken back many restores: {log}"
+    );
     Ok(format!(
-        "refused: a launch that the owner did not name; launched as {}, one image was restored twice",
+        "refused: a launch that the owner did not name, a restore that he took back before the unpause; launched as {}, one image was restored twice",
         &value[..16]
     ))
+}
+
+/// Epochs: what runs keeps its key until it is restored, what is restored goes on under the latest.
+pub fn rotation(image: &Image, options: &Options) -> Verdict {
+    let owner = OwnerKey::draw()?;
+    let config = Config {
+        xen_arguments: format!("vmcrypt-owner={:?}", owner.public()).leak(),
+        ..Config::VMCRYPT
+    };
+    let logs = paths::target_subdir("testbed/logs/owner-rotation")?;
+    let mut dom0 = boot(image, config, options, &logs)?;
+    let host = public_key(&mut dom0)?;
+    let id = |epoch: u32| format!("{:?}", owner.root(&UUID_BYTES, epoch).key_id());
+    let mut serial = 0;
+    let mut seal = |epoch: u32| {
+        serial += 1;
+        owner.seal(UUID_BYTES, epoch, Policy { serial, ..ONCE }, &[host])
+    };
+    let saved_under = |dom0: &mut Dom0, file: &str| -> Result<(String, u64), Problem> {
+        let record = &dom0.json(&format!("vmcrypt inspect --json {file}"))?["sealed_record"];
+        let key = record["key_id"].as_str().unwrap_or_default().to_owned();
+        Ok((key, record["epoch"].as_u64().unwrap_or(u64::MAX)))
+    };
+
+    load(&mut dom0, &seal(0)?)?;
+    let mut guest = dom0.create(Spec::new("owned").uuid(UUID))?;
+    under_owner(&mut dom0, &guest, &id(0))?;
+    load(&mut dom0, &seal(1)?)?;
+    under_owner(&mut dom0, &guest, &id(0))?;
+    dom0.save(&guest)?;
+    let shown = saved_under(&mut dom0, &guest.image())?;
+    demand!(
+        shown == (id(0), 0),
+        "saved under {shown:?}, it ran under {}",
+        id(0)
+    );
+    dom0.restore(&mut guest)?;
+    under_owner(&mut dom0, &guest, &id(1))?;
+    load(&mut dom0, &seal(2)?)?;
+    dom0.save(&guest)?;
+    let shown = saved_under(&mut dom0, &guest.image())?;
+    demand!(
+        shown == (id(1), 1),
+        "saved under {shown:?}, it ran under {}",
+        id(1)
+    );
+    refuse_key(&mut dom0, &seal(0)?, "two keys of later epochs")?;
+    dom0.restore(&mut guest)?;
+    under_owner(&mut dom0, &guest, &id(2))?;
+
+    // Two epochs on, its key is no longer there.
+    dom0.save(&guest)?;
+    load(&mut dom0, &seal(3)?)?;
+    load(&mut dom0, &seal(4)?)?;
+    let file = guest.image();
+    dom0.restore_refused(&file, "Xen lacks the record's key")?;
+    Ok("saved under epochs 0, 1 and 2, restored from 0 and 1 into 1 and 2; refused: an image two epochs old, a key older than both".to_owned())
+}
+
+/// Format versions whose images are restored, and the hash that the guest has of its memory.
+const FORMATS: [(&str, &str); 1] = [("v2-c1", "53d003e678ea69e0")];
+/// The secret of the owner under whom they were made: it protects nothing else.
+const FORMATS_OWNER: &[u8] =
+    b"vmcrypt-owner-2 5555555555555555555555555555555555555555555555555555555555555555\n";
+
+/// Images that earlier builds wrote. With `VMCRYPT_WRITE_IMAGE` set to a file, writes the one of today's format instead.
+pub fn formats(image: &Image, options: &Options) -> Verdict {
+    let owner = OwnerKey::from_text(FORMATS_OWNER)?;
+    let config = Config {
+        xen_arguments: format!("vmcrypt-owner={:?}", owner.public()).leak(),
+        ..Config::VMCRYPT
+    };
+    let logs = paths::target_subdir("testbed/logs/image-formats")?;
+    let mut dom0 = boot(image, config, options, &logs)?;
+    let host = public_key(&mut dom0)?;
+    load(&mut dom0, &owner.seal(UUID_BYTES, 0, ONCE, &[host])?)?;
+    if let Some(file) = std::env::var_os("VMCRYPT_WRITE_IMAGE") {
+        let saved = tamper::saved_tiny(&mut dom0, UUID)?;
+        std::fs::write(&file, saved).with_context(|| format!("cannot write {}", file.display()))?;
+        return Ok(format!("written: {}", file.display()));
+    }
+    let mut restored = Vec::new();
+    for (format, hash) in FORMATS {
+        let file = paths::workspace_root().join(format!("tests/images/{format}.img"));
+        let saved = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let (round, found) = tamper::restored_tiny(&mut dom0, &saved)?;
+        demand!(found == hash, "{format}: its memory is {found}, it was {hash}");
+        restored.push(format!("{format} at round {round}"));
+    }
+    Ok(format!("restored intact: {}", restored.join(", ")))
 }
 
 /// Xen's public key, which the console and the tool must agree on.

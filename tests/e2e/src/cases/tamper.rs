@@ -38,6 +38,31 @@ pub fn kernel(dom0: &mut Dom0) -> Verdict {
     ))
 }
 
+/// The image of such a guest with that uuid, as small as it can be made.
+pub(super) fn saved_tiny(dom0: &mut Dom0, uuid: &str) -> Result<Vec<u8>, Problem> {
+    let config = CONFIG.replace("= 8\n", "= 6\n");
+    dom0.run(&format!(
+        "cat >/root/tiny.cfg <<'EOF'\n{config}uuid = \"{uuid}\"\nEOF"
+    ))?;
+    dom0.must("xl create -q /root/tiny.cfg", LONG)?;
+    rounds(dom0, 0)?;
+    dom0.must("xl save tiny /root/tiny.img", LONG)?;
+    Ok(dom0.take("/root/tiny.img")?)
+}
+
+/// Restores such an image and waits until the guest has found its memory intact; the round in which it says so, and the
+/// hash of its memory.
+pub(super) fn restored_tiny(dom0: &mut Dom0, image: &[u8]) -> Result<(u64, String), Problem> {
+    dom0.run(&format!("rm -f {LOG}"))?;
+    let file = dom0.give(image)?;
+    dom0.must(&format!("xl restore {file}"), LONG)?;
+    let first = rounds(dom0, 0)?;
+    let next = rounds(dom0, first.0)?;
+    demand!(first.1 == next.1, "its memory is {} and then {}", first.1, next.1);
+    dom0.run("xl destroy tiny")?;
+    Ok(first)
+}
+
 /// The next round that the kernel reports, and the hash of its memory.
 fn rounds(dom0: &mut Dom0, after: u64) -> Result<(u64, String)> {
     for _ in 0..40 {

@@ -195,7 +195,7 @@ fn around(image: &Image, options: &Options, config: Config, way: &Way) -> Result
 /// keys of an open session with its tags, those of a record, and the record in clear. The former is under an owner's key.
 fn scene(dom0: &mut Dom0, dump: &Dump, owner: &OwnerKey) -> Result<Needles, Problem> {
     let public = owner::public_key(dom0)?;
-    owner::load(dom0, &owner.seal(owner::UUID_BYTES, owner::ONCE, &[public])?)?;
+    owner::load(dom0, &owner.seal(owner::UUID_BYTES, 0, owner::ONCE, &[public])?)?;
     let restored = dom0.create(Spec::new("restored"))?;
     dom0.save(&restored)?;
     let stream = Stream::parse(dom0.take(&restored.image())?)?;
@@ -217,7 +217,7 @@ fn scene(dom0: &mut Dom0, dump: &Dump, owner: &OwnerKey) -> Result<Needles, Prob
     );
 
     let host = dump.host(dom0, &status)?;
-    let owned = owner.root(&owner::UUID_BYTES).key_id().0;
+    let owned = owner.root(&owner::UUID_BYTES, 0).key_id().0;
     let owned = dump.taken(dom0, || Root::find(&dump.file, owned))?;
     let pair = dump.taken(dom0, || ram::pair_secret(&dump.file, &host, &public))?;
     let (record, of_restored) = host.open_record(&stream.bytes[stream.first(kind::VCPU_XSAVE)?.body])?;

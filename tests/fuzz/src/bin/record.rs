@@ -5,6 +5,7 @@
 use std::sync::atomic::AtomicU64;
 
 use libfuzzer_sys::fuzz_target;
+use vmcrypt_core::keys::CIPHER;
 use vmcrypt_core::record::{Facts, HEADER, Header, MAGIC, STATES, TAG, VERSION, capacity};
 use vmcrypt_core::{Pfn, PfnSet};
 
@@ -15,14 +16,15 @@ fuzz_target!(|bytes: &[u8]| {
     header(bytes);
     // What a fuzzer does not guess: the bytes that every record begins with, and its size.
     let mut begun = bytes.to_vec();
-    if let Some(start) = begun.first_chunk_mut::<16>() {
-        *start = [&MAGIC[..], &VERSION.to_le_bytes(), &(HEADER as u32).to_le_bytes()]
+    if let Some(start) = begun.first_chunk_mut::<20>() {
+        let numbers = [VERSION, CIPHER, HEADER as u32].map(u32::to_le_bytes);
+        *start = [&MAGIC[..], &numbers.concat()]
             .concat()
             .try_into()
-            .expect("sixteen bytes");
+            .expect("twenty bytes");
         header(&begun);
     }
-    if let Some(total) = begun.get_mut(16..24) {
+    if let Some(total) = begun.get_mut(24..32) {
         total.copy_from_slice(&(bytes.len() as u64).to_le_bytes());
         let sized = bytes.len() >= STATES + TAG + 8;
         assert_eq!(header(&begun), sized, "the size is that of the bytes");

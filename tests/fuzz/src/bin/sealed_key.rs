@@ -22,12 +22,12 @@ static HOST: LazyLock<KeyPair> = LazyLock::new(|| {
 
 /// A genuine key for two hosts.
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let line = [&b"vmcrypt-owner-1 "[..], &[b'5'; 64], b"\n"].concat();
+    let line = [&b"vmcrypt-owner-2 "[..], &[b'5'; 64], b"\n"].concat();
     let owner = OwnerKey::from_text(&line).expect("an owner's key");
     let mut other = KeyPair::empty();
     other.set(&[2; 32]);
     owner
-        .seal([3; 16], Policy::default(), &[*other.public(), *HOST.public()])
+        .seal([3; 16], 0, Policy::default(), &[*other.public(), *HOST.public()])
         .expect("two hosts are not too many")
 });
 
@@ -63,6 +63,9 @@ fn judge(bytes: &[u8]) -> Option<SealedKey<'_>> {
         ring.load(&older, &root)
     });
     assert!(matches!(older, None | Some(Err(Refusal::KeySerial))));
+    let mut other = *header;
+    other.policy.restores ^= 1;
+    assert_eq!(ring.load(&other, &root), Err(Refusal::KeyGrant));
     let mut out = RootKey::empty();
     let other = KeyId(header.key.0.map(|byte| !byte));
     assert!(ring.reopen(&header.uuid, header.key, &mut out).is_ok());

@@ -26,7 +26,7 @@
 /**
  * Version of the structures that the hypercall fills.
  */
-#define VMC_INTERFACE_VERSION 3
+#define VMC_INTERFACE_VERSION 4
 
 /**
  * Sub-operation: fill a host information structure.
@@ -66,7 +66,7 @@
 /**
  * Slots in the counts of refusals.
  */
-#define REFUSALS 48
+#define REFUSALS 64
 
 /**
  * Portable page cipher.
@@ -92,6 +92,21 @@
  * Page cipher with VAES and VPCLMULQDQ on 512 bits.
  */
 #define VMC_BACKEND_AVX512 4
+
+/**
+ * How far a restore came that the ledger does not vouch for: its record was opened.
+ */
+#define VMC_RESTORE_OPENED 0
+
+/**
+ * Its pages will be decrypted next.
+ */
+#define VMC_RESTORE_BEGINS 1
+
+/**
+ * It succeeded.
+ */
+#define VMC_RESTORE_DONE 2
 
 /**
  * Whole pages of RAM from 1 MiB on.
@@ -336,7 +351,7 @@ typedef enum VmcRefusal {
    */
   VMC_REFUSAL_RECORD_SIZE = 7,
   /**
-   * Not a sealed record of this version.
+   * Not a sealed record.
    */
   VMC_REFUSAL_RECORD_FORMAT = 8,
   /**
@@ -400,7 +415,7 @@ typedef enum VmcRefusal {
    */
   VMC_REFUSAL_STALE = 23,
   /**
-   * The session was restored before, or its domain went on without it.
+   * The session was restored before, its domain went on without it, or the record is not the session's last.
    */
   VMC_REFUSAL_SPENT = 24,
   /**
@@ -436,7 +451,7 @@ typedef enum VmcRefusal {
    */
   VMC_REFUSAL_LAUNCH_FORM = 32,
   /**
-   * The file is no sealed key of this version.
+   * The file is no sealed key.
    */
   VMC_REFUSAL_KEY_FORMAT = 33,
   /**
@@ -468,13 +483,41 @@ typedef enum VmcRefusal {
    */
   VMC_REFUSAL_MEASUREMENT = 40,
   /**
+   * The record has a version that Xen does not know.
+   */
+  VMC_REFUSAL_RECORD_VERSION = 41,
+  /**
+   * The record is for a cipher that Xen does not have.
+   */
+  VMC_REFUSAL_RECORD_CIPHER = 42,
+  /**
+   * The sealed key has a version that Xen does not know.
+   */
+  VMC_REFUSAL_KEY_VERSION = 43,
+  /**
+   * The sealed key is for a cipher that Xen does not have.
+   */
+  VMC_REFUSAL_KEY_CIPHER = 44,
+  /**
+   * Another key with this serial was loaded before.
+   */
+  VMC_REFUSAL_KEY_GRANT = 45,
+  /**
+   * Two keys of the domain that are of later epochs are held.
+   */
+  VMC_REFUSAL_KEY_EPOCH = 46,
+  /**
+   * The image was tried too often.
+   */
+  VMC_REFUSAL_ATTEMPTS = 47,
+  /**
    * The hardware generator repeats itself.
    */
-  VMC_REFUSAL_STUCK_ENTROPY = 41,
+  VMC_REFUSAL_STUCK_ENTROPY = 48,
   /**
    * As many pages were exported in the session as may be.
    */
-  VMC_REFUSAL_SESSION_FULL = 42,
+  VMC_REFUSAL_SESSION_FULL = 49,
 } VmcRefusal;
 
 /**
@@ -733,6 +776,20 @@ typedef struct VmcKeyLoad {
 } VmcKeyLoad;
 
 /**
+ * Restores that were begun under one session, or under one owner's key.
+ */
+typedef struct Attempts {
+  /**
+   * Pages that they decrypt.
+   */
+  uint64_t pages;
+  /**
+   * How many they are.
+   */
+  uint32_t begun;
+} Attempts;
+
+/**
  * Identifier of an export session: 128 fresh random bits, not secret, never used twice.
  */
 typedef uint8_t SessionId[16];
@@ -844,6 +901,10 @@ typedef struct VmcFacts {
    * Session of the pages.
    */
   SessionId session;
+  /**
+   * Number of the record in its session: the last one of a suspend is the good one.
+   */
+  uint64_t sequence;
 } VmcFacts;
 
 /**
@@ -1090,16 +1151,36 @@ Verdict vmc_domain_own(struct VmcDomain *domain,
                        const uint8_t (*measurement)[32]);
 
 /**
- * Whether a record may be restored that Xen does not know to be the domain's latest, and to be restored for the first
- * time. It may by its owner's leave alone: always, if he allows many restores, else as often as he says and if another
- * boot sealed it; `done` counts it.
+ * Puts a domain that was restored from an image under its owner's key under his latest one: what is saved from here on is
+ * sealed under that. A domain under the host's key stays there.
+ *
+ * # Safety
+ * As for [`vmc_domain_own`]; the record was verified.
+ */
+Verdict vmc_domain_renew(struct VmcDomain *domain,
+                         const uint8_t (*uuid)[16],
+                         const uint8_t (*measurement)[32]);
+
+/**
+ * Whether a record of `pages` pages may be restored that Xen does not know to be the domain's latest, and to be restored
+ * for the first time. It may by its owner's leave alone, as the keyring has it at this moment. One that begins is counted
+ * as an attempt, one that is done as a restore.
  *
  * # Safety
  * As for [`vmc_domain_own`].
  */
 Verdict vmc_domain_unvouched(struct VmcDomain *domain,
                              const uint8_t (*uuid)[16],
-                             bool done);
+                             uint64_t pages,
+                             uint32_t stage);
+
+/**
+ * Counts a restore of a session that begins, and decrypts `pages`; refuses one too many.
+ *
+ * # Safety
+ * `attempts` is zero at first, and the caller holds the lock that guards it.
+ */
+Verdict vmc_restore_attempt(struct Attempts *attempts, uint64_t pages);
 
 /**
  * Whether `operation` of the hypercall `family` is denied the frames at which `frames` lies, whoever its target is.
@@ -1342,7 +1423,7 @@ bool vmc_record_is(const uint8_t *bytes, size_t len);
 
 /**
  * Seals the record in `buffer`, where the states stand already, and gives its size through
- * `size`, its session through `facts`.
+ * `size`, its session and number through `facts`.
  *
  * # Safety
  * As for [`vmc_page_begin`](crate::page::vmc_page_begin); `buffer` is Xen's own.
@@ -1366,6 +1447,14 @@ Verdict vmc_record_open(struct VmcDomain *domain,
                         uint8_t *buffer,
                         size_t len,
                         struct VmcFacts *facts);
+
+/**
+ * Forgets the record that was opened: it will not be restored.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`](crate::page::vmc_page_begin).
+ */
+void vmc_record_forget(struct VmcDomain *domain);
 
 /**
  * Begins a restore: decodes the recorded set of plain pages into `words`, and starts the digests anew.

@@ -80,13 +80,27 @@ int vmcrypt_take_key(struct vmcrypt_domain *vm)
     return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
 }
 
-int vmcrypt_unvouched(struct vmcrypt_domain *vm, bool done)
+int vmcrypt_renew_key(struct vmcrypt_domain *vm)
 {
     uint32_t verdict;
 
     spin_lock(&vmcrypt_keys_lock);
     spin_lock(&vm->lock);
-    verdict = vmc_domain_unvouched(vm->rust, &vm->d->handle, done);
+    verdict = vmc_domain_renew(vm->rust, &vm->d->handle, &vm->measurement);
+    spin_unlock(&vm->lock);
+    spin_unlock(&vmcrypt_keys_lock);
+
+    return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
+}
+
+int vmcrypt_unvouched(struct vmcrypt_domain *vm, unsigned int stage)
+{
+    uint32_t verdict;
+
+    spin_lock(&vmcrypt_keys_lock);
+    spin_lock(&vm->lock);
+    verdict = vmc_domain_unvouched(vm->rust, &vm->d->handle, vm->facts.pages,
+                                   stage);
     spin_unlock(&vm->lock);
     spin_unlock(&vmcrypt_keys_lock);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Which sessions may be restored: those that were sealed here, whose domain did
- * not run on, and that were not restored before.  A domain so lives on in one
- * place, and dom0 cannot turn it back to what it was.
+ * not run on, and that were not restored before.  Of the records of one suspend
+ * the last is the good one.  A domain so lives on in one place, and dom0 cannot
+ * turn it back to what it was.
  *
  * The ledger is as old as the machine's boot, and so is the host key.  What
  * another boot sealed, under an owner's key, is restored as often as the owner
@@ -17,7 +18,9 @@
 struct session {
     struct rb_node node;
     SessionId id;
-    bool taken;    /* its pages are being decrypted */
+    uint64_t sequence;         /* of the last record */
+    struct Attempts attempts;  /* restores that were begun, failed ones, too */
+    bool taken;                /* its pages are being decrypted */
 };
 
 static struct rb_root sessions = RB_ROOT;
@@ -55,38 +58,48 @@ static void strike(struct session *s)
     xfree(s);
 }
 
-/*
- * Strikes out what @vm, which is suspended, was saved as.  False if it was
- * restored from that, or is being.
- */
-static bool withdraw(struct vmcrypt_domain *vm)
+/* Whether @vm, which is suspended, was restored from its image, or is being. */
+static bool lives_elsewhere(const struct vmcrypt_domain *vm)
 {
-    struct session *s = find(vm->saved_as, NULL);
+    const struct session *s = find(vm->saved_as, NULL);
 
-    if ( vm->saved && (!s || s->taken) )
-        return false;
-    if ( vm->saved )
-        strike(s);
-    vm->saved = false;
-
-    return true;
+    return vm->saved && (!s || s->taken);
 }
 
-int vmcrypt_ledger_saved(struct vmcrypt_domain *vm, const SessionId id)
+/* Strikes out what @vm was saved as. */
+static void withdraw(struct vmcrypt_domain *vm)
 {
-    struct session *new = xzalloc(struct session);
+    if ( vm->saved )
+        strike(find(vm->saved_as, NULL));
+    vm->saved = false;
+}
+
+int vmcrypt_ledger_saved(struct vmcrypt_domain *vm,
+                         const struct VmcFacts *facts)
+{
+    struct session *new = xzalloc(struct session), *s;
     bool ok;
 
     if ( !new )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
 
     spin_lock(&ledger_lock);
-    ok = withdraw(vm);
-    if ( ok && !find(id, new) )
+    ok = !lives_elsewhere(vm);
+    if ( ok && vm->saved &&
+         memcmp(vm->saved_as, facts->session, sizeof(SessionId)) )
+        withdraw(vm);
+    if ( ok )
     {
-        memcpy(vm->saved_as, id, sizeof(SessionId));
+        /* Another record of the session keeps what was tried of it. */
+        s = find(facts->session, new);
+        if ( !s )
+        {
+            s = new;
+            new = NULL;
+        }
+        s->sequence = facts->sequence;
+        memcpy(vm->saved_as, facts->session, sizeof(SessionId));
         vm->saved = true;
-        new = NULL;
     }
     spin_unlock(&ledger_lock);
     xfree(new);
@@ -103,20 +116,28 @@ int vmcrypt_may_resume(struct domain *d)
         return 0;
 
     spin_lock(&ledger_lock);
-    ok = withdraw(vm);
+    ok = !lives_elsewhere(vm);
+    if ( ok )
+        withdraw(vm);
     spin_unlock(&ledger_lock);
 
     return ok ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_RESTORED);
 }
 
-bool vmcrypt_ledger_has(const SessionId id)
+/* The session of a record that may be restored now, or NULL. */
+static struct session *good(const struct VmcFacts *facts)
 {
-    const struct session *s;
+    struct session *s = find(facts->session, NULL);
+
+    return s && !s->taken && s->sequence == facts->sequence ? s : NULL;
+}
+
+bool vmcrypt_ledger_has(const struct VmcFacts *facts)
+{
     bool has;
 
     spin_lock(&ledger_lock);
-    s = find(id, NULL);
-    has = s && !s->taken;
+    has = good(facts);
     spin_unlock(&ledger_lock);
 
     return has;
@@ -125,15 +146,21 @@ bool vmcrypt_ledger_has(const SessionId id)
 int vmcrypt_ledger_take(struct vmcrypt_domain *vm)
 {
     struct session *s;
+    uint32_t verdict = 0;
 
     spin_lock(&ledger_lock);
-    s = find(vm->facts.session, NULL);
-    vm->takes = s && !s->taken;
+    s = good(&vm->facts);
+    if ( s )
+        verdict = vmc_restore_attempt(&s->attempts, vm->facts.pages);
+    vm->takes = s && !verdict;
     if ( vm->takes )
         s->taken = true;
     spin_unlock(&ledger_lock);
 
-    return vm->takes ? 0 : vmcrypt_unvouched(vm, false);
+    if ( verdict )
+        return vmcrypt_refuse(vm, verdict - 1);
+
+    return vm->takes ? 0 : vmcrypt_unvouched(vm, VMC_RESTORE_BEGINS);
 }
 
 void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored)

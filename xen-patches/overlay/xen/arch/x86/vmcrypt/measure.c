@@ -11,6 +11,7 @@
 #include <xen/domain_page.h>
 #include <xen/event.h>
 #include <asm/e820.h>
+#include <asm/mce.h>
 #include <asm/pv/domain.h>
 #include <asm/xstate.h>
 #include <public/xen.h>
@@ -87,13 +88,18 @@ bool vmcrypt_vcpu_fresh(const struct vcpu *v)
 {
     static const struct vcpu_msrs no_msrs;
     const struct xsave_struct *area = v->arch.xsave_area;
+    const struct vmce *vmce = &v->arch.vmce;
     struct xsave_struct reset = { .xsave_hdr.xstate_bv = X86_XCR0_X87 };
 
     reset.fpu_sse.mxcsr = MXCSR_DEFAULT;
     reset.fpu_sse.fcw = FCW_RESET;
     reset.fpu_sse.ftw = FXSAVE_FTW_RESET;
 
-    return !v->fpu_initialised && !v->arch.xcr0 && !v->arch.xcr0_accum &&
+    /* What machine checks a vCPU can have told is the same for all PV ones. */
+    return vmce->mcg_cap == current->arch.vmce.mcg_cap &&
+           !vmce->mcg_status && !vmce->mcg_ext_ctl &&
+           is_zero(vmce->bank, sizeof(vmce->bank)) &&
+           !v->fpu_initialised && !v->arch.xcr0 && !v->arch.xcr0_accum &&
            !v->arch.nonlazy_xstate_used &&
            !memcmp(v->arch.msrs, &no_msrs, sizeof(no_msrs)) &&
            !v->arch.pv.sysenter_callback_cs &&
@@ -115,14 +121,14 @@ static int measure_memory_map(struct vmcrypt_domain *vm)
     BUILD_BUG_ON(sizeof(*d->arch.e820) != 20);
 
     spin_lock(&d->arch.e820_lock);
-    ok = d->arch.e820 && d->arch.nr_e820 <= E820MAX;
+    ok = d->arch.e820 && d->arch.nr_e820 <= VMCRYPT_MAP_ENTRIES;
     if ( ok )
         vmc_measure_add(vm->rust, VMC_SECTION_MEMORY_MAP,
                         (const void *)d->arch.e820,
                         d->arch.nr_e820 * sizeof(*d->arch.e820));
     spin_unlock(&d->arch.e820_lock);
 
-    return ok ? 0 : unfit(vm, "dom0 set no memory map");
+    return ok ? 0 : unfit(vm, "dom0 set no memory map, or a longer one than libxl does");
 }
 
 /* The context, without what is the machine's own and with frames as PFNs. */

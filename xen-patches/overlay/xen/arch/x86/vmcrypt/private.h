@@ -22,14 +22,17 @@ enum seal_step {
     SEAL_MAPS,     /* nobody has any other page; from here on nothing changes */
     SEAL_P2M,      /* look at start_info, walk the P2M table */
     SEAL_CLASSES,  /* compare page classes with the record */
-    SEAL_BOUND,    /* digest tables and start_info, compare */
     SEAL_MEASURE,  /* hash what dom0 loaded into a new domain */
     SEAL_TAKE,     /* from here on nobody else can restore the session */
+    SEAL_BOUND,    /* digest tables and start_info, compare */
     SEAL_DECRYPT,  /* decrypt on all idle CPUs, and digest what comes out */
     SEAL_FINISH,   /* compare the digest, load the registers */
     SEAL_DONE,
     SEAL_SCRUB,    /* instead of the last two, if the domain is refused there */
 };
+
+/* Entries of a guest's memory map; libxl writes no more (xenctrl.h, E820MAX). */
+#define VMCRYPT_MAP_ENTRIES 128
 
 /* What a page is to the record; page tables by level. */
 enum page_kind {
@@ -188,8 +191,10 @@ extern spinlock_t vmcrypt_keys_lock;
 long vmcrypt_key_load(XEN_GUEST_HANDLE_PARAM(void) arg);
 /* Puts a fresh domain under its owner's key, if there is one. */
 int vmcrypt_take_key(struct vmcrypt_domain *vm);
-/* Whether the owner allows a restore that the ledger knows nothing of. */
-int vmcrypt_unvouched(struct vmcrypt_domain *vm, bool done);
+/* Puts a restored one under the owner's latest. */
+int vmcrypt_renew_key(struct vmcrypt_domain *vm);
+/* Whether the owner allows a restore that the ledger does not vouch for. */
+int vmcrypt_unvouched(struct vmcrypt_domain *vm, unsigned int stage);
 
 /* classify.c */
 /* Plain class by a frame's validated type, or -1. */
@@ -243,10 +248,11 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
 bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn);
 
 /* ledger.c */
-/* The domain was saved under a session; earlier ones of this suspend are void. */
-int vmcrypt_ledger_saved(struct vmcrypt_domain *vm, const SessionId id);
-/* Whether a session may be restored now. */
-bool vmcrypt_ledger_has(const SessionId id);
+/* The domain was saved; earlier records of this suspend are void. */
+int vmcrypt_ledger_saved(struct vmcrypt_domain *vm,
+                         const struct VmcFacts *facts);
+/* Whether a record may be restored now. */
+bool vmcrypt_ledger_has(const struct VmcFacts *facts);
 /* Takes the session that the domain's record belongs to; gives it back or ends it. */
 int vmcrypt_ledger_take(struct vmcrypt_domain *vm);
 void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored);
@@ -279,6 +285,8 @@ bool vmcrypt_policy_kept(const struct vmcrypt_domain *vm);
 /* The page tables and descriptor tables that a context names, as PFNs. */
 void vmcrypt_frames_to_pfns(struct vcpu_guest_context *c);
 void vmcrypt_drop_record(struct vmcrypt_domain *vm);
+/* Also the keys that came with it. */
+void vmcrypt_forget_record(struct vmcrypt_domain *vm);
 int vmcrypt_load_state(struct vmcrypt_domain *vm);
 
 /* oracle.c */

@@ -8,7 +8,10 @@
 #include <asm/i387.h>
 #include <asm/xstate.h>
 #include <asm/cpu-policy.h>
+#include <asm/e820.h>
+#include <asm/mce.h>
 #include <asm/p2m.h>
+#include <public/hvm/save.h>
 
 #include "private.h"
 
@@ -17,6 +20,8 @@ struct domain_state {
     struct arch_shared_info arch;
     struct vcpu_info vcpu_info[XEN_LEGACY_MAX_VCPUS];
     struct cpu_policy policy;
+    uint32_t map_entries;
+    struct e820entry map[VMCRYPT_MAP_ENTRIES];
 };
 
 /*
@@ -27,6 +32,7 @@ struct vcpu_state {
     struct vcpu_guest_context ctxt;
     struct vcpu_msrs msrs;
     struct xen_domctl_ext_vcpucontext ext;
+    struct hvm_vmce_vcpu vmce;
     uint64_t xcr0, xcr0_accum;
     uint32_t vcpu_id, xsave_size;
     uint8_t xsave[] __aligned(64);
@@ -44,7 +50,7 @@ static unsigned int state_size(void)
     if ( cpu_has_xsave )
         size += xstate_uncompressed_size(xfeature_mask);
 
-    return ROUNDUP(size, 64);
+    return ROUNDUP(max_t(unsigned int, size, sizeof(struct domain_state)), 64);
 }
 
 void vmcrypt_drop_record(struct vmcrypt_domain *vm)
@@ -57,6 +63,14 @@ void vmcrypt_drop_record(struct vmcrypt_domain *vm)
     barrier();
     vm->record_size = 0;
     vfree(record);
+}
+
+void vmcrypt_forget_record(struct vmcrypt_domain *vm)
+{
+    vmcrypt_drop_record(vm);
+    spin_lock(&vm->lock);
+    vmc_record_forget(vm->rust);
+    spin_unlock(&vm->lock);
 }
 
 /* Whatever happens from here on, vmcrypt_drop_record() ends it. */
@@ -156,15 +170,19 @@ void vmcrypt_frames_to_pfns(struct vcpu_guest_context *c)
                 get_gpfn_from_mfn(xen_cr3_to_pfn(c->ctrlreg[i])));
 }
 
-static void save_domain(const struct domain *d, struct domain_state *s)
+static void save_domain(struct domain *d, struct domain_state *s)
 {
     const struct shared_info *shared = &d->shared_info->native;
-
-    BUILD_BUG_ON(sizeof(struct domain_state) > sizeof(struct vcpu_state));
 
     s->arch = shared->arch;
     memcpy(s->vcpu_info, shared->vcpu_info, sizeof(s->vcpu_info));
     s->policy = *d->arch.cpu_policy;
+
+    /* The first unpause saw that they are not more, and nobody changes them. */
+    spin_lock(&d->arch.e820_lock);
+    s->map_entries = min_t(unsigned int, d->arch.nr_e820, VMCRYPT_MAP_ENTRIES);
+    memcpy(s->map, d->arch.e820, s->map_entries * sizeof(*s->map));
+    spin_unlock(&d->arch.e820_lock);
 }
 
 static void save_vcpu(struct vcpu *v, struct vcpu_state *s)
@@ -180,6 +198,10 @@ static void save_vcpu(struct vcpu *v, struct vcpu_state *s)
     s->ext.syscall32_callback_cs = v->arch.pv.syscall32_callback_cs;
     s->ext.syscall32_callback_eip = v->arch.pv.syscall32_callback_eip;
     s->ext.syscall32_disables_events = v->arch.pv.syscall32_disables_events;
+    s->vmce.caps = v->arch.vmce.mcg_cap;
+    s->vmce.mci_ctl2_bank0 = v->arch.vmce.bank[0].mci_ctl2;
+    s->vmce.mci_ctl2_bank1 = v->arch.vmce.bank[1].mci_ctl2;
+    s->vmce.mcg_ext_ctl = v->arch.vmce.mcg_ext_ctl;
     s->xcr0 = v->arch.xcr0;
     s->xcr0_accum = v->arch.xcr0_accum;
     if ( cpu_has_xsave && s->xcr0_accum )
@@ -254,7 +276,7 @@ static int export(struct vmcrypt_domain *vm,
 
     if ( verdict )
         rc = vmcrypt_refuse(vm, verdict - 1);
-    else if ( (rc = vmcrypt_ledger_saved(vm, facts.session)) != 0 )
+    else if ( (rc = vmcrypt_ledger_saved(vm, &facts)) != 0 )
         ; /* restored already: no second record of what lives on elsewhere */
     else if ( copy_to_guest(evc->buffer, buffer, len) )
         rc = -EFAULT;
@@ -319,7 +341,7 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     uint8_t head[8];
     uint32_t verdict;
     void *buffer;
-    int rc;
+    int rc = 0;
 
     if ( !vm )
         return 1;
@@ -337,7 +359,7 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
                      (16UL * domain_tot_pages(d) + (1UL << 20)) / 8 )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
 
-    vmcrypt_drop_record(vm);
+    vmcrypt_forget_record(vm);
     buffer = vzalloc(evc->size);
     if ( !buffer )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -355,21 +377,17 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     spin_unlock(&vm->lock);
     spin_unlock(&vmcrypt_keys_lock);
 
-    if ( verdict )
-        vmcrypt_drop_record(vm);
-    else if ( !vmcrypt_ledger_has(vm->facts.session) &&
-              (rc = vmcrypt_unvouched(vm, false)) != 0 )
-    {
-        vmcrypt_drop_record(vm);
-        return rc;
-    }
-    else if ( !vm->facts.states || vm->facts.state_size != state_size() )
-    {
-        vmcrypt_drop_record(vm);
+    if ( !verdict &&
+         (!vm->facts.states || vm->facts.state_size != state_size()) )
         verdict = VMC_REFUSAL_RECORD_FORMAT + 1;
-    }
+    if ( verdict )
+        rc = vmcrypt_refuse(vm, verdict - 1);
+    else if ( !vmcrypt_ledger_has(&vm->facts) )
+        rc = vmcrypt_unvouched(vm, VMC_RESTORE_OPENED);
+    if ( rc )
+        vmcrypt_forget_record(vm);
 
-    return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
+    return rc;
 }
 
 /*
@@ -421,6 +439,10 @@ static int load_vcpu(struct vmcrypt_domain *vm, struct vcpu *v,
     v->arch.pv.syscall32_callback_eip = s->ext.syscall32_callback_eip;
     v->arch.pv.syscall32_disables_events = s->ext.syscall32_disables_events;
 
+    rc = vmce_restore_vcpu(v, &s->vmce);
+    if ( rc )
+        return rc;
+
     if ( s->xsave_size )
     {
         const struct xsave_struct *area = (const void *)s->xsave;
@@ -442,12 +464,26 @@ static int load_vcpu(struct vmcrypt_domain *vm, struct vcpu *v,
 
 /*
  * What libxc copies from the image (xg_sr_restore_x86_pv.c,
- * handle_shared_info()), from the record instead.
+ * handle_shared_info()), and the memory map that libxl gives a new domain, from
+ * the record instead.
  */
-static void load_domain(struct domain *d, const struct domain_state *s)
+static int load_domain(struct domain *d, const struct domain_state *s)
 {
     struct shared_info *shared = &d->shared_info->native;
+    struct e820entry *map;
     unsigned int i;
+
+    if ( s->map_entries > VMCRYPT_MAP_ENTRIES )
+        return -EINVAL;
+    map = xmalloc_array(struct e820entry, s->map_entries);
+    if ( !map )
+        return -ENOMEM;
+    memcpy(map, s->map, s->map_entries * sizeof(*map));
+    spin_lock(&d->arch.e820_lock);
+    SWAP(d->arch.e820, map);
+    d->arch.nr_e820 = s->map_entries;
+    spin_unlock(&d->arch.e820_lock);
+    xfree(map);
 
     shared->arch = s->arch;
     shared->arch.pfn_to_mfn_frame_list_list = 0;
@@ -460,6 +496,8 @@ static void load_domain(struct domain *d, const struct domain_state *s)
         shared->vcpu_info[i].evtchn_pending_sel = 0;
         shared->vcpu_info[i].time = now;
     }
+
+    return 0;
 }
 
 bool vmcrypt_policy_kept(const struct vmcrypt_domain *vm)
@@ -474,6 +512,7 @@ int vmcrypt_load_state(struct vmcrypt_domain *vm)
     struct domain *d = vm->d;
     unsigned int i, initialised = 0;
     struct vcpu *v;
+    int rc;
 
     for_each_vcpu ( d, v )
     {
@@ -486,20 +525,17 @@ int vmcrypt_load_state(struct vmcrypt_domain *vm)
         return -EPERM;
 
     memcpy(vm->measurement, vm->facts.measurement, sizeof(vm->measurement));
-    load_domain(d, vm->record + VMC_RECORD_STATES);
-    for ( i = 1; i < vm->facts.states; i++ )
+    rc = load_domain(d, vm->record + VMC_RECORD_STATES);
+    for ( i = 1; !rc && i < vm->facts.states; i++ )
     {
         struct vcpu_state *s = vm->record + VMC_RECORD_STATES +
                                i * vm->facts.state_size;
-        int rc;
 
         if ( s->vcpu_id >= d->max_vcpus || !(v = d->vcpu[s->vcpu_id]) ||
              !v->is_initialised )
             return -EPERM;
         rc = load_vcpu(vm, v, s);
-        if ( rc )
-            return rc;
     }
 
-    return 0;
+    return rc;
 }

@@ -597,7 +597,8 @@ static int seal_finish(struct vmcrypt_domain *vm)
     if ( !restored(vm) )
         return vmcrypt_take_key(vm);
 
-    return vm->takes ? 0 : vmcrypt_unvouched(vm, true);
+    return vmcrypt_renew_key(vm) ?:
+           vm->takes ? 0 : vmcrypt_unvouched(vm, VMC_RESTORE_DONE);
 }
 
 static int seal_step(struct vmcrypt_domain *vm)
@@ -624,12 +625,13 @@ static int seal_step(struct vmcrypt_domain *vm)
         return seal_p2m(vm);
     case SEAL_CLASSES:
         return seal_classes(vm);
-    case SEAL_BOUND:
-        return seal_bound(vm);
     case SEAL_MEASURE:
         return restored(vm) ? 0 : vmcrypt_measure(vm);
     case SEAL_TAKE:
+        /* Counts what dom0 has computed under the session's key. */
         return restored(vm) ? vmcrypt_ledger_take(vm) : 0;
+    case SEAL_BOUND:
+        return seal_bound(vm);
     case SEAL_DECRYPT:
         return vmcrypt_decrypt(vm);
     case SEAL_FINISH:
