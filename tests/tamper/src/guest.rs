@@ -182,7 +182,7 @@ impl Toolstack {
                     Line::Intact(_, found) if resumed => {
                         return Ok(Life::Damaged(format!("memory is {found}")));
                     }
-                    Line::Intact(..) => {}
+                    Line::Intact(..) | Line::Answer(_) | Line::NoAnswer(_) => {}
                 }
             }
             let state = self.domain()?.map_or("gone", |domain| domain.state);

@@ -213,7 +213,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack::unmade(
         "43",
         "write to code of the firmware that Xen calls",
-        "this machine has no EFI: see case `firmware-memory`",
+        "the testbed boots without EFI",
     ),
     Attack::unmade(
         "46",

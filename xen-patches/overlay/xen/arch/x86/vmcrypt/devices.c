@@ -90,10 +90,15 @@ int vmcrypt_check_device(unsigned int seg, unsigned int bus,
                          unsigned int devfn, const struct pci_dev_info *info)
 {
     const struct pci_dev *pdev = pci_get_pdev(NULL, PCI_SBDF(seg, bus, devfn));
+    const struct pci_dev *pf = NULL;
     bool same;
 
     if ( !opt_vmcrypt || !info )
         return 0;
+
+    if ( info->is_virtfn )
+        pf = pci_get_pdev(NULL, PCI_SBDF(seg, info->physfn.bus,
+                                         info->physfn.devfn));
 
     same = !pdev || !pdev->domain ||
            (info->is_virtfn == pdev->info.is_virtfn &&
@@ -101,8 +106,7 @@ int vmcrypt_check_device(unsigned int seg, unsigned int bus,
              (info->physfn.bus == pdev->info.physfn.bus &&
               info->physfn.devfn == pdev->info.physfn.devfn)));
     if ( same && (!info->is_virtfn ||
-                  pci_get_pdev(NULL, PCI_SBDF(seg, info->physfn.bus,
-                                              info->physfn.devfn))) )
+                  (pf && pf->domain && !pf->info.is_virtfn)) )
         return 0;
 
     vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_pci_device_add,
@@ -143,7 +147,8 @@ static bool bad(const struct domain *d, const struct xen_domctl *op)
     case XEN_DOMCTL_bind_pt_irq:
     case XEN_DOMCTL_unbind_pt_irq:
         return !vcpu ||
-               (op->u.bind_pt_irq.irq_type == PT_IRQ_TYPE_PCI &&
+               ((op->u.bind_pt_irq.irq_type == PT_IRQ_TYPE_PCI ||
+                 op->u.bind_pt_irq.irq_type == PT_IRQ_TYPE_MSI_TRANSLATE) &&
                 (op->u.bind_pt_irq.u.pci.device > 31 ||
                  op->u.bind_pt_irq.u.pci.intx > 3));
     }

@@ -17,12 +17,13 @@ static bool __ro_after_init opt_strict;
 
 static int __init cf_check parse_vmcrypt(const char *s)
 {
+    bool strict = !strcmp(s, "strict");
     int on = parse_bool(s, NULL);
 
-    opt_strict = !strcmp(s, "strict");
-    if ( !opt_strict && on < 0 )
+    if ( !strict && on < 0 )
         return -EINVAL;
-    opt_vmcrypt = opt_strict || on;
+    opt_strict = strict;
+    opt_vmcrypt = strict || on;
 
     return 0;
 }

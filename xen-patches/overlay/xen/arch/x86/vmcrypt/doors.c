@@ -90,8 +90,8 @@ int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
     const struct domain *by = current->domain;
     bool denied;
 
-    /* Others Xen itself will turn away. */
-    if ( !is_control_domain(by) )
+    /* Others Xen itself will turn away, but for a device model. */
+    if ( !is_control_domain(by) && !(d && by->target == d) )
         return 0;
 
     /* What it names, whoever it is for; then, whom it is about. */

@@ -351,7 +351,7 @@ static int seal_maps(struct vmcrypt_domain *vm)
 {
     mfn_t granted, info = vm->start_info, console = vm->console,
           store = vm->store;
-    const struct vcpu *v;
+    struct vcpu *v;
     bool placed;
 
     while ( vm->seal.cursor < vm->pfns )
@@ -392,11 +392,18 @@ static int seal_maps(struct vmcrypt_domain *vm)
     if ( !placed )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
 
-    /* Without page tables of its mode a vCPU would run on those at frame 0. */
+    /*
+     * Without page tables of its mode a vCPU would run on those at frame 0.  The
+     * mode may have been another one when its root was worked out.
+     */
     for_each_vcpu ( vm->d, v )
+    {
         if ( !(v->arch.flags & TF_kernel_mode) &&
              pagetable_is_null(v->arch.guest_table_user) )
             return vmcrypt_refuse(vm, VMC_REFUSAL_VCPU_STATE);
+        if ( v->is_initialised )
+            update_cr3(v);
+    }
 
     return 0;
 }

@@ -150,12 +150,11 @@ static void wipe_stacks(const cpumask_t *running, void *frame)
  */
 static void no_waking_vector(void)
 {
-    const unsigned int old = offsetof(struct acpi_table_facs,
-                                      firmware_waking_vector),
-                       wide = offsetof(struct acpi_table_facs,
-                                       xfirmware_waking_vector);
-    bool is_wide = acpi_sinfo.vector_width == 64;
-    paddr_t facs = acpi_sinfo.wakeup_vector - (is_wide ? wide : old);
+    /* Xen knows the place of the first of two vectors, or of the second. */
+    paddr_t facs = acpi_sinfo.wakeup_vector -
+                   (acpi_sinfo.vector_width == 64
+                    ? offsetof(struct acpi_table_facs, xfirmware_waking_vector)
+                    : offsetof(struct acpi_table_facs, firmware_waking_vector));
     struct acpi_table_facs *table;
 
     if ( !acpi_sinfo.wakeup_vector ||
@@ -165,7 +164,7 @@ static void no_waking_vector(void)
     set_fixmap(FIX_ACPI_END, facs);
     table = (void *)fix_to_virt(FIX_ACPI_END) + PAGE_OFFSET(facs);
     table->firmware_waking_vector = 0;
-    if ( is_wide )
+    if ( table->length >= offsetof(struct acpi_table_facs, version) )
         table->xfirmware_waking_vector = 0;
     clear_fixmap(FIX_ACPI_END);
 }
