@@ -107,10 +107,11 @@ pub unsafe extern "C" fn vmc_page_begin(
     };
     let mut enter = domain.control.begin_page(held, pages);
     if enter == Enter::Open {
-        let id = match SessionId::draw(&mut Machine) {
-            Ok(id) => id,
-            Err(refusal) => return verdict(Err(refusal)),
-        };
+        // What is drawn becomes an identifier that is public; what the drawing leaves behind need not be.
+        let mut id = SessionId::default();
+        if let Err(refusal) = stack::wiped(|| SessionId::draw(&mut Machine).map(|drawn| id = drawn)) {
+            return verdict(Err(refusal));
+        }
         stack::wiped(|| domain.derive(&id));
         domain.exported().clear();
         domain.control.open_session(id);
