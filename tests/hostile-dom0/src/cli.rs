@@ -9,7 +9,7 @@ use serde_json::json;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
-use vmcrypt_tools::hypercall::Privcmd;
+use vmcrypt_tools::hypercall::{Privcmd, write_port};
 use vmcrypt_tools::xen::{BATCH, DomId};
 
 /// What an evil dom0 would try.
@@ -65,6 +65,8 @@ enum Attack {
     ForgeGrant { domid: u16, seconds: u64 },
     /// Use such a grant as a device would, without a map, take the entry away, and unpause
     UseGrant { domid: u16, seconds: u64 },
+    /// Write 16 bits to an I/O port
+    Port { port: u16, value: u16 },
     /// Leave vCPU 0 of a paused, new guest in a mode without page tables, and unpause it
     VcpuMode { domid: u16 },
     /// Make the start_info of a paused, new guest name a data page as a ring, and unpause it
@@ -146,6 +148,10 @@ pub fn run() -> Result<()> {
         }
         Attack::UseGrant { domid, seconds } => {
             building::use_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
+        }
+        Attack::Port { port, value } => {
+            write_port(port, value)?;
+            json!({ "errno": 0 })
         }
         Attack::VcpuMode { domid } => building::vcpu_mode(&xen, DomId(domid))?,
         Attack::ForgeRing { domid, ring } => building::forge_ring(&xen, DomId(domid), ring)?,

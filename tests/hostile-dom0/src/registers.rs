@@ -84,7 +84,9 @@ pub fn get_xsave(xen: &Privcmd, domain: DomId) -> Result<Vec<u8>, Error> {
     let buffer = xen.buffer(size)?;
     call.put(domctl::BODY + 24, buffer.address());
     xen.call("a vCPU's XSAVE record", HYPERVISOR_DOMCTL, &[call.address()])?;
-    Ok(buffer.bytes(0, size))
+    // It may be shorter than Xen had to ask for.
+    let used = call.get::<u64>(domctl::BODY + 16) as usize;
+    Ok(buffer.bytes(0, used.min(size)))
 }
 
 // `xen/include/public/domctl.h` and `arch-x86/xen.h` of Xen 4.20.

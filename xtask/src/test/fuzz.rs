@@ -20,10 +20,10 @@ const FLAGS: &[&str] = &[
 ];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Build the targets and run each for a minute. The corpus is kept from run to run.
+/// Build the targets and run each for half a minute. The corpus is kept from run to run.
 pub fn run(args: &Args) -> Result<Tally> {
     hostpkg::ensure(&["g++"])?;
-    let time = Duration::from_secs(if args.quick { 5 } else { 60 });
+    let time = Duration::from_secs(if args.quick { 5 } else { 30 });
     let source = paths::workspace_root().join("tests/fuzz");
     let dir = paths::target_subdir("fuzz")?;
     let step = Step::new("build fuzz targets");

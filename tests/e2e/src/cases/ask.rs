@@ -31,7 +31,7 @@ pub fn owned(image: &Image, options: &Options) -> Verdict {
         return Err(Problem::Fail(format!("the owner does not believe it: {told:?}")));
     };
     demand!(told.host == host.0, "it names another host: {told:?}");
-    let status = dom0.json("vmcrypt status asking --json")?;
+    let status = dom0.json("vmcrypt status $(xl domid asking) --json")?;
     let measured = &status["domains"][0]["measurement"];
     let shown: String = told
         .measurement

@@ -145,13 +145,8 @@ pub fn sleep_register(image: &Image, options: &Options) -> Verdict {
 /// Writes SLP_EN with the type of S3 to PM1a_CNT, of which QEMU's PIIX4 says that it is at 0x604; whether the machine
 /// stands still then.
 fn fall_asleep(dom0: &mut Dom0) -> Result<bool> {
-    // Both bytes: type 1 in bits 10 to 12, the bit that does it in bit 13.
-    const WRITE: &str =
-        "printf '\\001\\044' | dd of=/dev/port bs=2 seek=770 count=1 conv=notrunc status=none";
-    dom0.run(&format!(
-        "(sleep 2; {WRITE}; printf '\\044' | dd of=/dev/port bs=1 seek=1541 conv=notrunc status=none) \
-         >/dev/null 2>&1 </dev/null &"
-    ))?;
+    // Type 1 in bits 10 to 12, the bit that does it in bit 13.
+    dom0.run("(sleep 2; vmcrypt-hostile port 1540 9216) >/dev/null 2>&1 </dev/null &")?;
     for _ in 0..20 {
         sleep(Duration::from_millis(500));
         if dom0.machine().status()? == "suspended" {

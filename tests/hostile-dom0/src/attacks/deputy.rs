@@ -136,7 +136,8 @@ pub const ATTACKS: &[Attack] = &[
                 Ok(Came::Through("it is there".to_owned()))
             })
         },
-    ),
+    )
+    .argued("the emulated CPU lacks what Xen wants for that"),
     Attack::new(
         "monitor-helper",
         "45",
