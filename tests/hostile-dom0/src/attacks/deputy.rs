@@ -222,6 +222,21 @@ pub const ATTACKS: &[Attack] = &[
         "stock Xen frees it, and dies later",
     ),
     Attack::unmade(
+        "49",
+        "be no PV domain, and map guests' pages by other means than page tables",
+        "chosen on Xen's command line: see case `dom0-pvh`",
+    ),
+    Attack::unmade(
+        "50",
+        "shut a guest down while it suspends itself, and resume it",
+        "a race that stock Xen loses in too few instructions to be met; by reading",
+    ),
+    Attack::unmade(
+        "51",
+        "leave a new vCPU in a mode for which it has no page tables",
+        "the machine dies of it on stock Xen: see case `vcpu-mode`",
+    ),
+    Attack::unmade(
         "47",
         "move configuration space of old AMD machines over RAM",
         "the emulated CPU is of a later family",
