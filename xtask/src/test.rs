@@ -40,7 +40,7 @@ pub struct Args {
     quick: bool,
 
     /// Begin no end-to-end case after this many minutes of them; those left count as skipped
-    #[arg(long, value_name = "MINUTES", default_value_t = 30)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 25)]
     minutes: u64,
     /// Sections to run, all if none is named
     #[arg(value_name = "SECTION", value_parser = PossibleValuesParser::new(SECTIONS.iter().map(|section| section.name)))]
