@@ -20,7 +20,7 @@ An operation that names a machine address reaches guests' memory whoever its tar
 
 | takes | judged |
 |---|---|
-| devices' frames | any address that dom0 likes, so none of them may be RAM, code that CPUs start with, or firmware that Xen calls (`vmcrypt-core/src/machine.rs`); for RAM dom0 has no capability either |
+| devices' frames | any address that dom0 likes, so none of them may be RAM or code that CPUs start with (`vmcrypt-core/src/machine.rs`); what Xen calls of the firmware is read-only for every domain; for RAM dom0 has no capability either |
 | a known place | it must be one that Xen found by itself |
 | ports | dom0 must have them itself; those that put the machine to sleep it has not |
 | owned frames | Xen looks at whose they are, and a hook if that is a protected domain |

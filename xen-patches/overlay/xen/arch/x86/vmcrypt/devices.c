@@ -32,15 +32,11 @@ bool vmcrypt_denies_msix(unsigned long first, unsigned long last)
                                first, last) )
         return true;
 
-    if ( !opt_vmcrypt ||
-         (iomem_access_permitted(hardware_domain, first, last) &&
-          !rangeset_overlaps_range(mmio_ro_ranges, first, last)) )
-        return false;
-
-    vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_prepare_msix,
-                   "names memory that is not dom0's to write");
-
-    return true;
+    return opt_vmcrypt &&
+           (!iomem_access_permitted(hardware_domain, first, last) ||
+            rangeset_overlaps_range(mmio_ro_ranges, first, last)) &&
+           vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_prepare_msix,
+                          "names memory that is not dom0's to write");
 }
 
 /* --- Devices ------------------------------------------------------------ */
@@ -74,15 +70,12 @@ void __init vmcrypt_find_power(uint64_t pm1a_control)
 bool vmcrypt_pins_config(unsigned int seg, unsigned int bdf, unsigned int reg,
                          unsigned int size)
 {
-    if ( !opt_vmcrypt || seg || reg + size <= 0x40 ||
-         !((!bdf && intel(bdf)) ||
-           (power_bdf && bdf == power_bdf && reg < 0x48)) )
-        return false;
-
-    vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_pci_mmcfg_reserved,
-                   "a register of the chipset's moves it");
-
-    return true;
+    return opt_vmcrypt && !seg && reg + size > 0x40 &&
+           ((!bdf && intel(bdf)) ||
+            (power_bdf && bdf == power_bdf && reg < 0x48)) &&
+           vmcrypt_denied(__HYPERVISOR_physdev_op,
+                          PHYSDEVOP_pci_mmcfg_reserved,
+                          "a register of the chipset's moves it");
 }
 
 /* A device that Xen knows does not change its kind, and is not given up. */
@@ -119,14 +112,10 @@ int vmcrypt_check_device(unsigned int seg, unsigned int bus,
 /* Its interrupts are in use, or Xen itself uses it. */
 bool vmcrypt_keeps_device(const struct pci_dev *pdev)
 {
-    if ( !opt_vmcrypt ||
-         (pdev->domain != dom_xen && list_empty(&pdev->msi_list)) )
-        return false;
-
-    vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_pci_device_remove,
-                   "the device is in use");
-
-    return true;
+    return opt_vmcrypt &&
+           (pdev->domain == dom_xen || !list_empty(&pdev->msi_list)) &&
+           vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_pci_device_remove,
+                          "the device is in use");
 }
 
 /* --- Domains that are not PV -------------------------------------------- */
@@ -158,13 +147,9 @@ static bool bad(const struct domain *d, const struct xen_domctl *op)
 
 bool vmcrypt_bad_argument(const struct domain *d, const struct xen_domctl *op)
 {
-    if ( !opt_vmcrypt || !bad(d, op) )
-        return false;
-
-    vmcrypt_denied(__HYPERVISOR_domctl, op->cmd,
-                   "Xen would use an argument unchecked");
-
-    return true;
+    return opt_vmcrypt && bad(d, op) &&
+           vmcrypt_denied(__HYPERVISOR_domctl, op->cmd,
+                          "Xen would use an argument unchecked");
 }
 
 /* --- Performance states of CPUs ----------------------------------------- */

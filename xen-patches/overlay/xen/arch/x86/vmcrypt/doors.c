@@ -53,12 +53,14 @@ bool vmcrypt_denies(struct domain *d, const struct domain *by,
     return true;
 }
 
-void vmcrypt_denied(unsigned int family, unsigned long op, const char *why)
+bool vmcrypt_denied(unsigned int family, unsigned long op, const char *why)
 {
     atomic_inc(&denied);
     last_family = family;
     last_op = op;
     tell(NULL, family, op, why);
+
+    return true;
 }
 
 bool vmcrypt_host_denies(unsigned int family, unsigned long op)
@@ -66,22 +68,21 @@ bool vmcrypt_host_denies(unsigned int family, unsigned long op)
     BUILD_BUG_ON(VMCRYPT_DEBUG_KEYS != VMC_DEBUG_KEYS);
     BUILD_BUG_ON(VMCRYPT_SHADOW_OPS != VMC_SHADOW_OPS);
 
-    if ( !opt_vmcrypt || !vmc_door_denies(family, op, 0) )
-        return false;
-
-    vmcrypt_denied(family, op, "guests are protected on this host");
-
-    return true;
+    return opt_vmcrypt && vmc_door_denies(family, op, 0) &&
+           vmcrypt_denied(family, op, "guests are protected on this host");
 }
 
 static bool denies_all(unsigned int family, unsigned long op)
 {
-    if ( !opt_vmcrypt || !vmc_door_denies_all(family, op) )
-        return false;
+    return opt_vmcrypt && vmc_door_denies_all(family, op) &&
+           vmcrypt_denied(family, op, "reaches further than its domain");
+}
 
-    vmcrypt_denied(family, op, "reaches further than its domain");
-
-    return true;
+/* None at all are a range that wraps, which is denied, too. */
+static bool denies_range(unsigned long op, uint64_t first, uint64_t nr)
+{
+    return vmcrypt_denies_frames(__HYPERVISOR_domctl, op, first,
+                                 first + nr - 1);
 }
 
 int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
@@ -100,17 +101,13 @@ int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
     switch ( op->cmd )
     {
     case XEN_DOMCTL_iomem_permission:
-        denied |= vmcrypt_denies_frames(__HYPERVISOR_domctl, op->cmd,
-                                        op->u.iomem_permission.first_mfn,
-                                        op->u.iomem_permission.first_mfn +
-                                        op->u.iomem_permission.nr_mfns - 1);
+        denied |= denies_range(op->cmd, op->u.iomem_permission.first_mfn,
+                               op->u.iomem_permission.nr_mfns);
         break;
 
     case XEN_DOMCTL_memory_mapping:
-        denied |= vmcrypt_denies_frames(__HYPERVISOR_domctl, op->cmd,
-                                        op->u.memory_mapping.first_mfn,
-                                        op->u.memory_mapping.first_mfn +
-                                        op->u.memory_mapping.nr_mfns - 1);
+        denied |= denies_range(op->cmd, op->u.memory_mapping.first_mfn,
+                               op->u.memory_mapping.nr_mfns);
         break;
 
     case XEN_DOMCTL_shadow_op:

@@ -69,13 +69,9 @@ static unsigned int frames_at(unsigned long first, unsigned long last)
 bool vmcrypt_denies_frames(unsigned int family, unsigned long op,
                            unsigned long first, unsigned long last)
 {
-    if ( !opt_vmcrypt ||
-         !vmc_door_denies_frames(family, op, frames_at(first, last)) )
-        return false;
-
-    vmcrypt_denied(family, op, "names memory that is no device's");
-
-    return true;
+    return opt_vmcrypt &&
+           vmc_door_denies_frames(family, op, frames_at(first, last)) &&
+           vmcrypt_denied(family, op, "names memory that is no device's");
 }
 
 /* Takes away what dom0 may not do with frames of a kind. */

@@ -175,8 +175,8 @@ void vmcrypt_detach(struct vmcrypt_domain *vm);
 void vmcrypt_domains_describe(struct VmcHostInfo *info);
 
 /* doors.c */
-/* An operation on the machine was denied: counted, and told with the reason. */
-void vmcrypt_denied(unsigned int family, unsigned long op, const char *why);
+/* An operation on the machine is denied: counted, and told with the reason. */
+bool vmcrypt_denied(unsigned int family, unsigned long op, const char *why);
 void vmcrypt_find_weaknesses(const struct domain *dom0);
 void vmcrypt_doors_describe(struct VmcHostInfo *info);
 
