@@ -25,6 +25,8 @@ for try in $(seq 100); do
     sleep 0.1
 done
 $xen/xen-init-dom0
+# Guests that never rest share one CPU with dom0 here, and libxl gives a hotplug script 40 seconds.
+xl sched-credit2 -d 0 -w 2048
 $xen/xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xen/xenconsoled.pid
 
 ip link set lo up
