@@ -76,6 +76,8 @@ pub struct Config {
     pub counted: bool,
     /// Whether it has an IOMMU.
     pub iommu: bool,
+    /// Whether UEFI starts it.
+    pub efi: bool,
 }
 
 impl Config {
@@ -89,6 +91,7 @@ impl Config {
         store: Store::C,
         counted: false,
         iommu: false,
+        efi: false,
     };
     /// The same with the unpatched hypervisor.
     pub const STOCK: Config = Config {

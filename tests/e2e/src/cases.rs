@@ -181,6 +181,11 @@ pub const ALL: &[Case] = &[
         Free(&[VmCrypt], machine::sleep_register),
     ),
     case(
+        "efi",
+        "a host that UEFI started: dom0 cannot change firmware that Xen calls; variables, save, restore and reboot work",
+        Free(&[VmCrypt], machine::efi),
+    ),
+    case(
         "dom0-pvh",
         "with a PVH dom0 Xen does not start",
         Free(&[VmCrypt], machine::dom0_pvh),
@@ -189,6 +194,11 @@ pub const ALL: &[Case] = &[
         "canary-sleep",
         "stock Xen: the machine falls asleep",
         Free(&[Stock], machine::canary_sleep),
+    ),
+    case(
+        "canary-efi",
+        "stock Xen: dom0 changes firmware that Xen calls",
+        Free(&[Stock], machine::canary_efi),
     ),
     case(
         "canary-strict",

@@ -204,6 +204,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
         store,
         counted,
         iommu,
+        efi,
     } = config;
     let file = match hypervisor {
         Hypervisor::Stock => &options.stock,
@@ -218,6 +219,7 @@ pub fn boot(image: &Image, config: Config, options: &Options, dir: &Path) -> Res
         store,
         counted,
         iommu,
+        efi,
         ..Boot::new(file)
     };
     let machine = Machine::boot(image, &boot, dir).with_context(|| {

@@ -65,6 +65,11 @@ enum Attack {
     ForgeGrant { domid: u16, seconds: u64 },
     /// Use such a grant as a device would, without a map, take the entry away, and unpause
     UseGrant { domid: u16, seconds: u64 },
+    /// Write to frames that no domain owns, and say what became of it
+    WriteUnowned {
+        #[arg(required = true)]
+        frames: Vec<u64>,
+    },
     /// Write 16 bits to an I/O port
     Port { port: u16, value: u16 },
     /// Leave vCPU 0 of a paused, new guest in a mode without page tables, and unpause it
@@ -135,6 +140,7 @@ pub fn run() -> Result<()> {
             seconds,
         } => maps::hold(&xen, DomId(domid), frames, Duration::from_secs(seconds))?,
         Attack::Ask { domid } => answer::ask(&xen, DomId(domid))?,
+        Attack::WriteUnowned { frames } => attacks::deputy::write_unowned(&xen, &frames)?,
         Attack::WearOut => maps::wear_out(&xen)?,
         Attack::XsaveSize { domid, difference } => registers::xsave_size(&xen, DomId(domid), difference)?,
         Attack::Record { domid, file } => export::another_record(&xen, DomId(domid), &file)?,

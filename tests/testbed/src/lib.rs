@@ -20,6 +20,8 @@ mod console;
 #[cfg(feature = "host")]
 mod cpio;
 #[cfg(feature = "host")]
+mod esp;
+#[cfg(feature = "host")]
 mod image;
 #[cfg(feature = "host")]
 mod machine;

@@ -2,6 +2,7 @@
 
 use crate::client::{Answer, Client};
 use crate::console::{ConsoleLog, Trouble};
+use crate::esp;
 use crate::image::Image;
 use crate::protocol::PORT;
 use anyhow::{Context, Result, bail, ensure};
@@ -62,8 +63,10 @@ pub struct Boot {
     /// Its clock counts instructions, one a nanosecond: time in it does not depend on what else this host does. For one
     /// CPU alone.
     pub counted: bool,
-    /// It has an IOMMU, and its disks are behind it.
+    /// It has an IOMMU, and its disks and a network card are behind it.
     pub iommu: bool,
+    /// Its firmware is UEFI, from which GRUB starts Xen; else QEMU starts Xen, as a BIOS's GRUB would.
+    pub efi: bool,
 }
 
 impl Boot {
@@ -79,6 +82,7 @@ impl Boot {
             console: Console::Log,
             counted: false,
             iommu: false,
+            efi: false,
         }
     }
 }
@@ -432,12 +436,6 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         &serial,
         "-serial",
         "chardev:com1",
-        "-kernel",
-        &text(&boot.hypervisor),
-        "-append",
-        &xen,
-        "-initrd",
-        &format!("{} {dom0},{}", text(&image.kernel()), text(&image.initramfs())),
         "-drive",
         &format!(
             "file={},if=none,id=root,format=raw,snapshot=on,cache=unsafe",
@@ -488,6 +486,25 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
             "-device".to_owned(),
             format!("virtio-blk-pci,drive={disk}{behind}"),
         ]);
+    }
+    if boot.iommu {
+        let network = format!("virtio-net-pci,netdev=network{behind}");
+        arguments.extend(["-netdev", "user,id=network", "-device", &network].map(str::to_owned));
+    }
+    if boot.efi {
+        let system = esp::make(image, &boot.hypervisor, &xen, &dom0, dir)?;
+        arguments.extend(esp::arguments(&system));
+    } else {
+        let modules = format!("{} {dom0},{}", text(&image.kernel()), text(&image.initramfs()));
+        let files = [
+            "-kernel",
+            &text(&boot.hypervisor),
+            "-append",
+            &xen,
+            "-initrd",
+            &modules,
+        ];
+        arguments.extend(files.map(str::to_owned));
     }
     if boot.counted {
         arguments.extend(["-icount", "shift=0,sleep=off"].map(str::to_owned));

@@ -5,7 +5,7 @@ use crate::cases::cycle;
 use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::Spec;
 use crate::runner::{Options, boot};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
@@ -91,8 +91,104 @@ fn behind_iommu(dom0: &mut Dom0, relaxed: bool) -> Verdict {
         sums.next().is_some() && text.lines().next() == text.lines().nth(1),
         "the disk gave back something else: {text}"
     );
+    // QEMU's router answers to nothing but what the card sent, and that a neighbour is known shows that the answer came in.
+    dom0.must(
+        "modprobe virtio_net && card=$(basename $(ls -d /sys/bus/virtio/drivers/virtio_net/*/net/*)) && \
+         ip address add 10.0.2.15/24 dev $card && ip link set $card up && \
+         for try in $(seq 30); do \
+             bash -c 'echo >/dev/udp/10.0.2.2/9'; ip neighbour show 10.0.2.2 | grep lladdr && exit 0; sleep 1; \
+         done; exit 1",
+        LONG,
+    )?;
     let cycle = cycle::save_restore(dom0)?;
-    Ok(format!("64 MiB by the disk and back; {cycle}"))
+    Ok(format!(
+        "64 MiB by the disk and back, a neighbour by the network card; {cycle}"
+    ))
+}
+
+/// The usual machine, started by UEFI.
+const EFI: Config = Config {
+    efi: true,
+    ..Config::VMCRYPT
+};
+
+/// A host that UEFI started: a guest is saved and restored, what Xen calls of the firmware keeps what it holds and goes on
+/// serving dom0, and dom0 restarts the machine.
+pub fn efi(image: &Image, options: &Options) -> Verdict {
+    let mut dom0 = boot(image, EFI, options, &paths::target_subdir("testbed/logs/efi")?)?;
+    let [refused, lost, written] = firmware_writes(&mut dom0)?;
+    demand!(
+        written == 0 && refused + lost > 0,
+        "of dom0's writes to firmware that Xen calls {written} arrived, {lost} were lost, {refused} refused"
+    );
+    // A variable goes through the firmware's services, which Xen calls.
+    let variable = "/sys/firmware/efi/efivars/VmCrypt-7f0dd1a5-9a31-4f02-8a07-3d4ea1a35c11";
+    dom0.must(
+        &format!(
+            "mount -t efivarfs efivarfs /sys/firmware/efi/efivars && printf '\\007\\000\\000\\000kept' >{variable} && \
+             [ $(tail -c 4 {variable}) = kept ]"
+        ),
+        SHORT,
+    )?;
+    let cycle = cycle::save_restore(&mut dom0)?;
+    dom0.machine().hold_at_end()?;
+    dom0.run("(sleep 1; echo b >/proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &")?;
+    dom0.machine().await_end(None, SHORT)?;
+    Ok(format!(
+        "of {} writes to firmware that Xen calls {lost} were lost, {refused} refused; {cycle}",
+        lost + refused
+    ))
+}
+
+/// dom0 changes the code that Xen calls.
+pub fn canary_efi(image: &Image, options: &Options) -> Verdict {
+    let dir = paths::target_subdir("testbed/logs/canary-efi")?;
+    let config = Config {
+        efi: true,
+        ..Config::STOCK
+    };
+    let [refused, lost, written] = firmware_writes(&mut boot(image, config, options, &dir)?)?;
+    demand!(
+        refused == 0 && written > 0,
+        "of dom0's writes to stock Xen's firmware only {written} arrived, {lost} were lost, {refused} refused"
+    );
+    Ok(format!(
+        "stock Xen: {written} of {} writes arrive in firmware that Xen calls",
+        written + lost
+    ))
+}
+
+/// Writes to the first and last frame of each range of the firmware's code and data that Xen names at boot; how many were
+/// refused, lost, and arrived.
+fn firmware_writes(dom0: &mut Dom0) -> Result<[usize; 3]> {
+    const CODE_AND_DATA: [&str; 2] = ["type=5", "type=6"];
+    let console = dom0.machine().console();
+    let mut frames = Vec::new();
+    for line in console.lines() {
+        let mut words = line.split_whitespace().skip(1);
+        let (Some(range), Some(kind)) = (words.next(), words.next()) else {
+            continue;
+        };
+        if let (true, Some((first, last))) = (CODE_AND_DATA.contains(&kind), range.split_once('-')) {
+            for address in [first, last] {
+                frames.push((u64::from_str_radix(address, 16)? >> 12).to_string());
+            }
+        }
+    }
+    ensure!(
+        !frames.is_empty(),
+        "Xen names no firmware that it calls: it was not started by EFI"
+    );
+    let answers = dom0.json(&format!("vmcrypt-hostile write-unowned {}", frames.join(" ")))?;
+    let said = |word: &str| {
+        answers
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, said)| *said == word)
+            .count()
+    };
+    Ok(["refused", "lost", "written"].map(said))
 }
 
 /// A dom0 that is not PV gets no hypervisor.

@@ -3,10 +3,12 @@
 use super::{Attack, Came, Scene, after, let_through};
 use crate::calls::{PHYSDEV_OP, control, pair, platform, words};
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use vmcrypt_tools::hypercall::Error;
+use vmcrypt_tools::hypercall::{Error, ForeignMap, Privcmd};
 use vmcrypt_tools::xen::{DomId, Frame};
 
 pub const ATTACKS: &[Attack] = &[
@@ -19,23 +21,13 @@ pub const ATTACKS: &[Attack] = &[
                 let Ok(mut map) = scene.xen.map_foreign(DOMID_IO, &[Frame(frame)], true) else {
                     continue;
                 };
-                let Some((flag, old)) = map
-                    .page(0)
-                    .and_then(|page| starts_cpus(&page).map(|flag| (flag, page[flag])))
-                else {
+                let Some(flag) = map.page(0).and_then(|page| starts_cpus(&page)) else {
                     continue;
                 };
                 // A byte that it sets when a CPU comes up.
-                let mut set = |to: u8| -> Result<u8> {
-                    fs::write(BYTE, [to])?;
-                    map.read_into(0, flag, &File::open(BYTE)?, 1)?;
-                    Ok(map.get(0, flag))
-                };
-                let new = set(!old)?;
-                set(old)?;
-                return Ok(match new == old {
-                    true => Came::Nothing("it can be read, and what is written to it is lost".to_owned()),
-                    false => Came::Through("it is mapped, and can be written to".to_owned()),
+                return Ok(match written(&mut map, 0, flag)? {
+                    true => Came::Through("it is mapped, and can be written to".to_owned()),
+                    false => Came::Nothing("it can be read, and what is written to it is lost".to_owned()),
                 });
             }
             Ok(Came::Nothing(
@@ -214,7 +206,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack::unmade(
         "43",
         "write to code of the firmware that Xen calls",
-        "the testbed boots without EFI",
+        "only a host that UEFI started has any: see case `efi`",
     ),
     Attack::unmade(
         "46",
@@ -279,6 +271,37 @@ fn starts_cpus(page: &[u8]) -> Option<usize> {
     // Its segment begins with the page.
     let flag = usize::from(u16::from_le_bytes([code[6], code[7]]));
     (flag < page.len()).then_some(flag)
+}
+
+/// Writes to frames that no domain owns, a byte of each, which it then puts back; says what became of each.
+pub fn write_unowned(xen: &Privcmd, frames: &[u64]) -> Result<Value> {
+    let mut answers = BTreeMap::new();
+    for &frame in frames {
+        let said = match xen.map_foreign(DOMID_IO, &[Frame(frame)], true) {
+            Ok(map) if map.refusal(0).is_some() => "refused",
+            Err(_) => "refused",
+            Ok(mut map) => match written(&mut map, 0, 0)? {
+                true => "written",
+                false => "lost",
+            },
+        };
+        answers.insert(format!("{frame:#x}"), said);
+    }
+    Ok(json!(answers))
+}
+
+/// Whether a page that is mapped writable keeps what is written to it. Xen may have mapped it read-only all the same, and
+/// drop writes; the kernel writes, so that a fault is an error and no signal. The byte is put back.
+fn written(map: &mut ForeignMap, page: usize, offset: usize) -> Result<bool> {
+    let old = map.get::<u8>(page, offset);
+    let mut set = |to: u8| -> Result<u8> {
+        fs::write(BYTE, [to])?;
+        map.read_into(page, offset, &File::open(BYTE)?, 1)?;
+        Ok(map.get(page, offset))
+    };
+    let new = set(!old)?;
+    set(old)?;
+    Ok(new != old)
 }
 
 /// An empty domain that nobody but Xen knows.

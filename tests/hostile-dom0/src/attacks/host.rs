@@ -191,7 +191,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack::unmade(
         "40",
         "change the firmware's variables",
-        "the testbed boots without EFI",
+        "they are dom0's: case `efi` shows that it can set one",
     ),
     Attack::unmade(
         "41",
