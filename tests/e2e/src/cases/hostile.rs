@@ -11,6 +11,9 @@ use std::fs;
 use std::time::Duration;
 use vmcrypt_host::paths;
 
+/// Limit for all attacks: each builds a guest, and a host with two machines at work takes some ten seconds for it.
+const ATTACKS_LIMIT: Duration = Duration::from_secs(2400);
+
 /// One attack, and what came of it.
 #[derive(Deserialize, Serialize)]
 struct Attack {
@@ -84,7 +87,7 @@ fn made(dom0: &mut Dom0, column: &str) -> Result<Vec<Attack>, Problem> {
     let build = if column == "debug" { "--debug-build" } else { "" };
     let ran = dom0.try_run(
         &format!("vmcrypt-hostile attacks --report {REPORT} {build} {names}"),
-        Duration::from_secs(1200),
+        ATTACKS_LIMIT,
     )?;
     let report = String::from_utf8(dom0.take(REPORT)?).context("the report is no text")?;
     dom0.note(&report);
