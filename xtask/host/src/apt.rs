@@ -92,6 +92,7 @@ impl Mirror {
 pub struct PrivateApt {
     config: PathBuf,
     source_list: PathBuf,
+    suites: Vec<String>,
 }
 
 impl PrivateApt {
@@ -106,6 +107,7 @@ impl PrivateApt {
         let this = Self {
             config: dir.join("apt.conf"),
             source_list: dir.join("etc/sources.list"),
+            suites: suites.iter().map(|&suite| suite.to_owned()).collect(),
         };
         fs::write(&this.config, config(&dir)?)?;
         if fs::read_to_string(&this.source_list).is_ok_and(|old| old == list) && dir.join("updated").exists()
@@ -117,17 +119,55 @@ impl PrivateApt {
         Ok(this)
     }
 
-    /// Refresh the package lists.
+    /// Refresh the package lists. A suite that cannot be refreshed is told, and the others are used: what is looked for may
+    /// well be in one of them, and whoever does not find it says where it looked.
     pub fn update(&self) -> Result<()> {
         let step = Step::new("refresh Debian package lists");
         let dir = self.config.parent().expect("it was joined to a directory");
         let mut update = self.command("apt-get");
         update.args(["-o", "APT::Update::Error-Mode=any", "update"]);
-        cmd::logged(&mut update, &dir.join("update.log"), &step)
-            .with_context(|| format!("apt could not fetch Debian's package lists; {NETWORK_HINT}"))?;
+        if let Err(error) = cmd::logged(&mut update, &dir.join("update.log"), &step) {
+            let (mut usable, mut missing) = (Vec::new(), Vec::new());
+            for suite in &self.suites {
+                match self.holds(suite)? {
+                    true => usable.push(suite.as_str()),
+                    false => missing.push(suite.as_str()),
+                }
+            }
+            if usable.is_empty() {
+                return Err(error).context(format!(
+                    "apt could not fetch Debian's package lists; {NETWORK_HINT}"
+                ));
+            }
+            let lacking = match missing.is_empty() {
+                true => "some of them old".to_owned(),
+                false => format!("without {}", missing.join(", ")),
+            };
+            step.done(format!(
+                "of {}, {lacking}: {} says why",
+                usable.join(", "),
+                paths::short(&dir.join("update.log"))
+            ));
+            // Not marked as done: the next run tries again.
+            return Ok(());
+        }
         fs::write(dir.join("updated"), "")?;
         step.done("");
         Ok(())
+    }
+
+    /// Whether there are package lists of a suite.
+    fn holds(&self, suite: &str) -> Result<bool> {
+        let mut ask = self.command("apt-get");
+        ask.args([
+            "indextargets",
+            "--format",
+            "$(RELEASE)|$(FILENAME)",
+            "Created-By: Packages",
+        ]);
+        let lists = cmd::output(&mut ask)?;
+        let mut lists = lists.lines().filter_map(|line| line.split_once('|'));
+        Ok(lists.any(|(release, file)| release == suite && Path::new(file).exists()))
     }
 
     /// The source list, for tools that take one.

@@ -32,13 +32,18 @@ pub fn ensure(packages: &[&str]) -> Result<()> {
             .args(&missing);
         cmd::logged(&mut apt, &log, &step)
     };
-    // Old or absent lists are the usual reason for a first failure, so a second try follows an update.
+    // Old or absent lists are the usual reason for a first failure, so a second try follows an update. That one of this
+    // machine's suites cannot be refreshed matters only if the packages are not in the others.
     if install().is_err() {
         let mut update = Command::new("apt-get");
         update.arg("update");
-        cmd::logged(&mut update, &log.with_file_name("apt-update.log"), &step)
-            .with_context(|| format!("apt could not refresh its package lists; {}", apt::NETWORK_HINT))?;
-        install().with_context(|| format!("apt could not install {list}; {}", apt::NETWORK_HINT))?;
+        let updated = cmd::logged(&mut update, &log.with_file_name("apt-update.log"), &step);
+        if let Err(error) = install() {
+            updated
+                .with_context(|| format!("apt could not refresh its package lists; {}", apt::NETWORK_HINT))?;
+            return Err(error)
+                .with_context(|| format!("apt could not install {list}; {}", apt::NETWORK_HINT));
+        }
     }
     step.done("");
     Ok(())
