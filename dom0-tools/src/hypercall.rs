@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::{self, NonNull};
@@ -187,18 +188,33 @@ impl Privcmd {
     }
 }
 
-/// Writes 16 bits to an I/O port, as a driver does.
-///
-/// # Errors
-/// If the kernel gives this process no ports.
-pub fn write_port(port: u16, value: u16) -> Result<(), Error> {
-    // SAFETY: takes a number; what it allows is used below alone.
-    if unsafe { libc::iopl(3) } != 0 {
-        return Err(Error::Device(io::Error::last_os_error()));
+/// I/O ports as a driver has them, for the thread that asked.
+pub struct Ports(PhantomData<*const ()>);
+
+impl Ports {
+    /// Asks the kernel for all of them.
+    ///
+    /// # Errors
+    /// If it gives this thread none.
+    pub fn open() -> Result<Ports, Error> {
+        // SAFETY: takes a number; what it allows is used below alone.
+        match unsafe { libc::iopl(3) } {
+            0 => Ok(Ports(PhantomData)),
+            _ => Err(Error::Device(io::Error::last_os_error())),
+        }
     }
-    // SAFETY: touches no memory of this process. What the machine does then is what root asked for.
-    unsafe { std::arch::asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
-    Ok(())
+
+    /// Writes 16 bits.
+    pub fn write16(&self, port: u16, value: u16) {
+        // SAFETY: touches no memory of this process. What the machine does then is what root asked for.
+        unsafe { std::arch::asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
+    }
+
+    /// Writes 32 bits.
+    pub fn write32(&self, port: u16, value: u32) {
+        // SAFETY: as above.
+        unsafe { std::arch::asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack)) };
+    }
 }
 
 /// Maps a page that another domain granted, by way of the kernel's grant device.

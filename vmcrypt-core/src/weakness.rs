@@ -24,11 +24,13 @@ pub enum Weakness {
     PerformanceCounters = 8,
     /// dom0 writes registers of the CPU that set frequency and voltage.
     FrequencyRegisters = 9,
+    /// Xen does not know which registers put the machine to sleep.
+    NoAcpi = 10,
 }
 
 impl Weakness {
     /// Every one, in numeric order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NoIommu,
         Self::Dom0Relaxed,
         Self::NoInterruptRemapping,
@@ -39,6 +41,7 @@ impl Weakness {
         Self::EntryMitigations,
         Self::PerformanceCounters,
         Self::FrequencyRegisters,
+        Self::NoAcpi,
     ];
 
     /// The weakness with this number.
@@ -59,6 +62,7 @@ impl Weakness {
             Self::EntryMitigations => "entry-mitigations",
             Self::PerformanceCounters => "performance-counters",
             Self::FrequencyRegisters => "frequency-registers",
+            Self::NoAcpi => "no-acpi",
         }
     }
 
@@ -69,7 +73,7 @@ impl Weakness {
                 "no IOMMU in use: dom0 can have its devices read and write every guest's memory; enable VT-d or AMD-Vi"
             }
             Self::Dom0Relaxed => {
-                "dom0's devices can read and write guests' memory; boot Xen with dom0-iommu=strict, not map-inclusive"
+                "dom0's devices can read and write guests' memory; boot Xen with dom0-iommu=strict, not map-inclusive or passthrough"
             }
             Self::NoInterruptRemapping => {
                 "the IOMMU does not remap interrupts: dom0's devices can raise any interrupt; enable it in the firmware"
@@ -92,6 +96,9 @@ impl Weakness {
             }
             Self::FrequencyRegisters => {
                 "dom0 sets the CPU's voltage and frequency by itself; boot Xen without cpufreq=dom0-kernel"
+            }
+            Self::NoAcpi => {
+                "Xen finds no register that puts the machine to sleep, and keeps none from dom0; boot Xen without acpi=off"
             }
         }
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
-use vmcrypt_tools::hypercall::{Privcmd, write_port};
+use vmcrypt_tools::hypercall::{Ports, Privcmd};
 use vmcrypt_tools::xen::{BATCH, DomId};
 
 /// What an evil dom0 would try.
@@ -156,7 +156,7 @@ pub fn run() -> Result<()> {
             building::use_grant(&xen, DomId(domid), Duration::from_secs(seconds))?
         }
         Attack::Port { port, value } => {
-            write_port(port, value)?;
+            Ports::open()?.write16(port, value);
             json!({ "errno": 0 })
         }
         Attack::VcpuMode { domid } => building::vcpu_mode(&xen, DomId(domid))?,

