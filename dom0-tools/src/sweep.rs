@@ -1,6 +1,7 @@
 //! A guest's memory as a curious administrator of dom0 sees it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
@@ -86,7 +87,7 @@ pub fn sweep(
     };
     let mut report = Report::default();
     let mut search = Search::new(needles);
-    let mut rings = Vec::new();
+    let mut rings = rings(domain);
     let mut seen = Vec::new();
     for batch in frames.chunks(BATCH) {
         progress(report.frames_tried, frames.len() as u64);
@@ -112,12 +113,27 @@ pub fn sweep(
     }
 
     for (frame, class, hits) in seen {
-        // Which pages are rings is known only when start_info was seen.
         let ring = matches!(class, Class::Other | Class::Zero) && rings.contains(&frame);
         report.count(frame, if ring { Class::Ring } else { class }, hits > 0);
     }
     report.needles = search.tally();
     Ok(report)
+}
+
+/// Frames of the rings that the toolstack says are a PV guest's; none if the store does not answer.
+fn rings(domain: &Domain) -> Vec<Frame> {
+    let of = |ring| format!("/local/domain/{}/{ring}/ring-ref", domain.id.0);
+    let output = Command::new("xenstore-read")
+        .args(["store", "console"].map(of))
+        .stderr(Stdio::null())
+        .output();
+    let text = output.map_or(String::new(), |output| {
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    text.lines()
+        .filter_map(|line| line.parse().ok())
+        .map(Frame)
+        .collect()
 }
 
 impl Report {

@@ -11,6 +11,7 @@ pub mod freed;
 pub mod fresh;
 pub mod hostile;
 pub mod life;
+pub mod loader;
 pub mod machine;
 pub mod measurement;
 pub mod migrate;
@@ -145,6 +146,11 @@ pub const ON_DEMAND: &[&str] = &[
 
 /// Every case, the newest first. Those on VMCrypt run before the controls.
 pub const ALL: &[Case] = &[
+    case(
+        "pvgrub",
+        "a guest that GRUB starts: checkpoint, two cycles, migration; no start_info is shown while it runs",
+        In(Config::TWO_CPUS, loader::pvgrub),
+    ),
     case(
         "attacks",
         "none of them succeeds (table and JSON in target/testbed)",

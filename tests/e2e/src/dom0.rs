@@ -1,7 +1,7 @@
 //! What a case does in dom0, in the words of somebody who sits there.
 
 use crate::case::{Problem, Verdict, demand};
-use crate::guest::{Guest, Spec};
+use crate::guest::{Guest, INITRD, KERNEL, Spec};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -154,6 +154,18 @@ impl Dom0 {
         let name = spec.name.clone();
         if spec.roles.contains(&Role::Disk) {
             self.run(&format!("truncate -s 64M /root/{name}.disk"))?;
+        }
+        if spec.grub {
+            self.run_for(
+                &format!(
+                    // GRUB reads an archive as it reads a file system.
+                    "mkdir -p /tmp/boot/grub && cp {KERNEL} {INITRD} /tmp/boot && \
+                     printf '%s\\n' 'linux /boot/vmlinux {}' 'initrd /boot/guest.cpio' boot >/tmp/boot/grub/grub.cfg && \
+                     tar -C /tmp -cf /root/{name}.disk boot && rm -r /tmp/boot",
+                    spec.command_line()
+                ),
+                LONG,
+            )?;
         }
         self.run(&format!("cat >/root/{name}.cfg <<'EOF'\n{}EOF", spec.xl_config()))?;
         self.must(&format!("xl create -q {options}/root/{name}.cfg"), LONG)?;

@@ -3,6 +3,12 @@
 use std::collections::HashMap;
 use vmcrypt_guest::Role;
 
+/// The kernel that a guest boots, as dom0 has it.
+pub const KERNEL: &str = "/boot/vmlinux";
+/// Its initramfs.
+pub const INITRD: &str = "/share/guest.cpio";
+const GRUB: &str = "/share/grub-xen";
+
 /// What to create.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -20,6 +26,8 @@ pub struct Spec {
     pub arguments: &'static str,
     /// What it does.
     pub roles: Vec<Role>,
+    /// Whether GRUB starts its kernel, from its disk.
+    pub grub: bool,
 }
 
 impl Spec {
@@ -33,6 +41,7 @@ impl Spec {
             uuid: None,
             arguments: "",
             roles: vec![Role::Secret],
+            grub: false,
         }
     }
 
@@ -81,6 +90,21 @@ impl Spec {
         Spec { arguments, ..self }
     }
 
+    /// The same, started by GRUB.
+    pub fn grub(self) -> Spec {
+        Spec { grub: true, ..self }
+    }
+
+    /// What is on its kernel's command line.
+    pub fn command_line(&self) -> String {
+        let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
+        format!(
+            "console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 vmcrypt.server=10.77.0.1:7777 {}",
+            roles.join(","),
+            self.arguments
+        )
+    }
+
     /// The configuration file for `xl create`.
     pub fn xl_config(&self) -> String {
         let Spec {
@@ -88,22 +112,24 @@ impl Spec {
             memory_mib,
             vcpus,
             max_vcpus,
-            arguments,
             ..
         } = self;
-        let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
+        let kernel = match self.grub {
+            true => format!("kernel = \"{GRUB}\"\n"),
+            false => format!(
+                "kernel = \"{KERNEL}\"\nramdisk = \"{INITRD}\"\nextra = \"{}\"\n",
+                self.command_line()
+            ),
+        };
         let mut config = format!(
-            "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/boot/vmlinux\"\nramdisk = \"/share/guest.cpio\"\n\
+            "name = \"{name}\"\ntype = \"pv\"\n{kernel}\
              memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\nmaxvcpus = {max_vcpus}\n\
-             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n\
-             extra = \"console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 \
-             vmcrypt.server=10.77.0.1:7777 {arguments}\"\n",
-            roles.join(",")
+             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n"
         );
         if let Some(uuid) = self.uuid {
             config += &format!("uuid = \"{uuid}\"\n");
         }
-        if self.roles.contains(&Role::Disk) {
+        if self.roles.contains(&Role::Disk) || self.grub {
             config += &format!("disk = [ \"format=raw,vdev=xvda,access=rw,target=/root/{name}.disk\" ]\n");
         }
         if self.roles.contains(&Role::Net) {

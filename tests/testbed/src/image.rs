@@ -228,6 +228,7 @@ impl Image {
         archive.file("init", &fs::read(guest)?);
         write_if_changed(&share.join("guest.cpio"), &archive.finish())?;
         self.ensure_other_kernel(&share.join("vmlinuz-other"))?;
+        self.ensure_grub(&share.join("grub-xen"))?;
         write_if_changed(&share.join("dom0-init.sh"), DOM0_INIT.as_bytes())
     }
 
@@ -241,6 +242,23 @@ impl Image {
             .lines()
             .find_map(|line| line.trim().strip_prefix("Depends: "))
             .with_context(|| format!("{OTHER_KERNEL} names no kernel"))?;
+        let tree = self.unpack(&apt, package)?;
+        fs::copy(kernel_below(tree.path())?, file)?;
+        Ok(())
+    }
+
+    /// GRUB as a PV guest's kernel.
+    fn ensure_grub(&self, file: &Path) -> Result<()> {
+        if file.exists() {
+            return Ok(());
+        }
+        let tree = self.unpack(&PrivateApt::new(&[SUITE])?, "grub-xen-host")?;
+        fs::copy(tree.path().join("usr/lib/grub-xen/grub-x86_64-xen.bin"), file)?;
+        Ok(())
+    }
+
+    /// The newest version of a package, unpacked.
+    fn unpack(&self, apt: &PrivateApt, package: &str) -> Result<tempfile::TempDir> {
         let versions = apt.versions(package)?;
         let version = versions
             .first()
@@ -248,8 +266,7 @@ impl Image {
         let package = apt.fetch_deb(package, version)?;
         let tree = tempfile::tempdir_in(&self.dir)?;
         cmd::output(Command::new("dpkg-deb").arg("-x").arg(package).arg(tree.path()))?;
-        fs::copy(kernel_below(tree.path())?, file)?;
-        Ok(())
+        Ok(tree)
     }
 }
 

@@ -266,6 +266,34 @@ void vmcrypt_domains_describe(struct VmcHostInfo *info)
     info->domains = atomic_read(&nr_domains);
 }
 
+/*
+ * dom0 needs start_info where a guest is suspended, and sees it only there.  The
+ * guest says which page that is: the one that the domain builder made may be
+ * ordinary memory by now, since a boot loader gives its kernel another one.
+ */
+void vmcrypt_hide_start_info(struct vmcrypt_domain *vm)
+{
+    if ( mfn_valid(vm->start_info) )
+        vmcrypt_lose(vm, get_gpfn_from_mfn(mfn_x(vm->start_info)),
+                     VMC_CLASS_START_INFO);
+    vm->start_info = INVALID_MFN;
+}
+
+static void name_start_info(struct vmcrypt_domain *vm, mfn_t mfn)
+{
+    const struct page_info *page = mfn_valid(mfn) ? mfn_to_page(mfn) : NULL;
+
+    vmcrypt_hide_start_info(vm);
+    if ( !page || page_get_owner(page) != vm->d || is_special_page(page) ||
+         vmcrypt_is_ring(vm, mfn) ||
+         !vmcrypt_gain(vm, get_gpfn_from_mfn(mfn_x(mfn)), VMC_CLASS_START_INFO) )
+        return;
+
+    vm->start_info = mfn;
+    /* A live save has sent it as any other page. */
+    paging_mark_dirty(vm->d, mfn);
+}
+
 int vmcrypt_prepare_suspend(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
@@ -287,6 +315,8 @@ int vmcrypt_prepare_suspend(struct domain *d)
     {
         vm->p2m_marked = false;
         vm->suspends = current;
+        /* An argument of the call (public/sched.h, SCHEDOP_shutdown). */
+        name_start_info(vm, _mfn(current->arch.user_regs.rdx));
     }
 
     return rc;
@@ -316,7 +346,10 @@ void vmcrypt_resumed(struct domain *d)
      * reason, and then its own call gave 0.
      */
     if ( vm->suspends )
+    {
         vm->suspends->arch.user_regs.rax = 1;
+        vmcrypt_hide_start_info(vm);
+    }
     vm->suspends = NULL;
     if ( vmcrypt_state(vm) == VMC_STATE_SUSPENDED )
         vmcrypt_enter(vm, VMC_STATE_RUNNING);

@@ -216,6 +216,8 @@ bool vmcrypt_gain(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
 void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
                   enum VmcClass class);
+/* From now on dom0 does not see start_info. */
+void vmcrypt_hide_start_info(struct vmcrypt_domain *vm);
 /* Whether @page is a P2M leaf; for PFNs from @base on unless that is ~0. */
 bool vmcrypt_is_leaf(const void *page, unsigned long base);
 

@@ -709,8 +709,9 @@ int vmcrypt_first_unpause(struct domain *d)
     /* A record that may still be good is kept for another try. */
     if ( !rc || vm->seal.step >= SEAL_DECRYPT )
         vmcrypt_drop_record(vm);
+    vmcrypt_hide_start_info(vm);
     if ( rc )
-        vm->start_info = vm->console = vm->store = INVALID_MFN;
+        vm->console = vm->store = INVALID_MFN;
     next = !rc ? VMC_STATE_RUNNING
                : vm->seal.step >= SEAL_DECRYPT ? VMC_STATE_REFUSED
                                                : VMC_STATE_BUILDING;
