@@ -229,8 +229,12 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
     unsigned long end = DIV_ROUND_UP(at.end, 512UL);
     void *scratch = vmcrypt_scratch();
     int rc = 0;
+    bool unclear = false;
 
     if ( !mfn_valid(at.root) || !vm->leaf )
+    /* Tools that save look for one of another kind, among private pages. */
+    if ( !mfn_valid(at.root) && who == WALK_MAP )
+        vmcrypt_refuse(vm, VMC_REFUSAL_P2M_ABSENT);
         return 0;
 
     /* Somebody else walks: let them finish. */
@@ -263,6 +267,8 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
                     vm->leaf[i] = mfn;
             }
         }
+            else
+                unclear = true;
 
         if ( !(i & 15) && hypercall_preempt_check() )
         {
@@ -276,4 +282,8 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
     spin_unlock(&vm->p2m_lock);
 
     return rc;
+    /* Of a domain that is restored, whoever asked will say so. */
+    if ( unclear && who != WALK_SEAL )
+        vmcrypt_refuse(vm, VMC_REFUSAL_P2M_UNCLEAR);
+
 }

@@ -339,7 +339,11 @@ int vmcrypt_map_others_l1e(l1_pgentry_t *nl1e, const struct domain *pt_dom)
     if ( vm )
         rc = map_foreign(vm, nl1e);
     else if ( mfn_valid(mfn) && vmcrypt_is_replica(mfn_to_page(mfn)) )
-        rc = -EPERM; /* a replica is reached through its source alone */
+    {
+        vmcrypt_denied(__HYPERVISOR_mmu_update, MMU_NORMAL_PT_UPDATE,
+                       "a replica is reached through the guest's page alone");
+        rc = -EPERM;
+    }
     else
         return 0;
 

@@ -49,6 +49,9 @@ struct vmcrypt_domain {
     spinlock_t lock;
     struct VmcDomain *rust;
 
+    /* Refusals that the log has of this domain. */
+    DECLARE_BITMAP(told, REFUSALS);
+
     /* Every write is noticed while log-dirty is on.  Guarded by the paging
      * lock. */
     bool tracking;

@@ -139,7 +139,7 @@ int vmcrypt_check_context(struct vcpu *v, const struct vcpu_guest_context *ctxt)
 
     shown = xzalloc(struct vcpu_guest_context);
     if ( !shown )
-        return -ENOMEM;
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
 
     vcpu_pause(v);
     arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = shown });
@@ -245,7 +245,7 @@ static int export(struct vmcrypt_domain *vm,
         return vmcrypt_refuse(vm, VMC_REFUSAL_SEALING);
     /* The Rust part would say so, too: after registers were copied. */
     if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NOT_SUSPENDED);
     buffer = vzalloc(capacity);
     if ( !buffer )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -279,6 +279,8 @@ static int export(struct vmcrypt_domain *vm,
     else if ( (rc = vmcrypt_ledger_saved(vm, &facts)) != 0 )
         ; /* restored already: no second record of what lives on elsewhere */
     else if ( copy_to_guest(evc->buffer, buffer, len) )
+    {
+        vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_BUFFER);
         rc = -EFAULT;
     else
     {
@@ -321,7 +323,7 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     }
 
     if ( evc->size < capacity || evc->xfeature_mask != mask )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_BUFFER);
 
     if ( !evc->vcpu )
         return export(vm, evc, capacity);
