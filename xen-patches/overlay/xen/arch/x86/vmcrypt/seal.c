@@ -653,14 +653,11 @@ static int seal_step(struct vmcrypt_domain *vm)
     return -EINVAL;
 }
 
-int vmcrypt_first_unpause(struct domain *d)
+static int first_unpause(struct vmcrypt_domain *vm)
 {
-    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    struct domain *d = vm->d;
     enum VmcState next;
     int rc;
-
-    if ( !vm )
-        return 0;
 
     switch ( vmcrypt_state(vm) )
     {
@@ -701,7 +698,8 @@ int vmcrypt_first_unpause(struct domain *d)
             vm->seal.decrypting += NOW();
     } while ( vm->seal.step != SEAL_DONE );
 
-    vmcrypt_ledger_settle(vm, !rc);
+    if ( rc )
+        vmcrypt_ledger_settle(vm, false);
     if ( !rc && restored(vm) )
         printk("VMCrypt: %pd: restored in %"PRI_stime" us, of which %"PRI_stime" us to decrypt and digest %"PRIu64" pages, %lu on other CPUs\n",
                d, (NOW() - vm->seal.began) / 1000, vm->seal.decrypting / 1000,
@@ -719,4 +717,17 @@ int vmcrypt_first_unpause(struct domain *d)
     vmcrypt_enter(vm, next);
 
     return rc;
+}
+
+int vmcrypt_unpause(struct domain *d)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    int rc = vm ? first_unpause(vm) : 0;
+
+    /* A domain that is suspended runs when it is resumed, not now. */
+    if ( !vm || rc || d->controller_pause_count != 1 ||
+         vmcrypt_state(vm) != VMC_STATE_RUNNING )
+        return rc;
+
+    return vmcrypt_ledger_runs(vm);
 }
