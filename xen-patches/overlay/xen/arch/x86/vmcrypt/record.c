@@ -282,6 +282,7 @@ static int export(struct vmcrypt_domain *vm,
     {
         vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_BUFFER);
         rc = -EFAULT;
+    }
     else
     {
         evc->size = len;
@@ -322,6 +323,7 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
         return 0;
     }
 
+    /* The limit of the domain's memory may have been raised since it asked. */
     if ( evc->size < capacity || evc->xfeature_mask != mask )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_BUFFER);
 
@@ -350,12 +352,17 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     if ( vmcrypt_sealed(vm) )
         return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
 
-    if ( evc->vcpu || evc->size < sizeof(head) )
+    if ( evc->vcpu )
         return 1;
-    if ( copy_from_guest((void *)head, evc->buffer, sizeof(head)) )
+    if ( evc->size >= sizeof(head) &&
+         copy_from_guest((void *)head, evc->buffer, sizeof(head)) )
         return -EFAULT;
-    if ( !vmc_record_is(head, sizeof(head)) )
-        return 1;
+    /*
+     * Only a restore loads one, and without a record the guest would be taken for
+     * a new one.
+     */
+    if ( evc->size < sizeof(head) || !vmc_record_is(head, sizeof(head)) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_FORMAT);
     /* PFNs leave room for holes, but not for any number dom0 likes. */
     if ( evc->size > PAGE_SIZE + (1 + d->max_vcpus) * state_size() +
                      (16UL * domain_tot_pages(d) + (1UL << 20)) / 8 )
