@@ -249,6 +249,8 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
 /* dirty.c */
 /* Whether the guest cannot write to a frame, or not without vmcrypt_dirtied(). */
 bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn);
+/* Whether a save that goes on must ask for a page once more. */
+bool vmcrypt_asked_again(struct vmcrypt_domain *vm, mfn_t mfn);
 
 /* ledger.c */
 /* The domain was saved; earlier records of this suspend are void. */
