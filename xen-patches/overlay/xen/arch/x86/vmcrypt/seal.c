@@ -664,6 +664,9 @@ static int seal_step(struct vmcrypt_domain *vm)
  */
 static void end_refused(struct domain *d)
 {
+    if ( d->is_shut_down )
+        return;
+
     domain_shutdown(d, SHUTDOWN_suspend);
     printk(XENLOG_WARNING "VMCrypt: restore of %pd refused for the reason above; it ran nothing and is shut down: destroy it, its image and disks are as they were\n",
            d);
