@@ -105,6 +105,16 @@ pub enum Refusal {
     StuckEntropy = 48,
     /// As many pages were exported in the session as may be.
     SessionFull = 49,
+    /// A copy of the domain is being restored, or waits to run.
+    Restoring = 50,
+    /// The domain did not suspend itself.
+    NotSuspended = 51,
+    /// The domain has no P2M that could be found.
+    P2mAbsent = 52,
+    /// A page of the domain's P2M does not agree with the M2P.
+    P2mUnclear = 53,
+    /// dom0 gave no memory in which a record fits.
+    RecordBuffer = 54,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -112,7 +122,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 50] = [
+const ENTRIES: [Entry; 55] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -129,7 +139,7 @@ const ENTRIES: [Entry; 50] = [
         Refusal::NotWriteBack,
         Errno::EPERM,
         "not-write-back",
-        "foreign map with a cache attribute other than write-back",
+        "foreign map with a cache attribute other than write-back; map it as ordinary memory",
     ),
     Entry(
         Refusal::Sealing,
@@ -141,7 +151,7 @@ const ENTRIES: [Entry; 50] = [
         Refusal::Unjudged,
         Errno::EPERM,
         "unjudged",
-        "frame cannot be judged",
+        "frame is mapped too often, or cannot be judged; unmap what is mapped of the domain, then map again",
     ),
     Entry(
         Refusal::StillMapped,
@@ -207,7 +217,7 @@ const ENTRIES: [Entry; 50] = [
         Refusal::Incomplete,
         Errno::EAGAIN,
         "incomplete",
-        "not every page was exported; save again",
+        "not every page was exported, or one is being exported now; save again, all pages",
     ),
     Entry(
         Refusal::NoEntropy,
@@ -225,7 +235,7 @@ const ENTRIES: [Entry; 50] = [
         Refusal::NoMemory,
         Errno::ENOMEM,
         "no-memory",
-        "Xen has no memory for the domain's protection state",
+        "Xen has no memory for the domain's protection state; destroy or shrink other guests, then try again",
     ),
     Entry(
         Refusal::RingPlace,
@@ -412,6 +422,36 @@ const ENTRIES: [Entry; 50] = [
         Errno::EBUSY,
         "session-full",
         "pages of the domain were mapped too often for one session; unmap all of them, then map again",
+    ),
+    Entry(
+        Refusal::Restoring,
+        Errno::EAGAIN,
+        "restoring",
+        "a copy is being restored from the domain's image or waits to run; destroy the copy to let this one go on",
+    ),
+    Entry(
+        Refusal::NotSuspended,
+        Errno::EAGAIN,
+        "not-suspended",
+        "the guest did not suspend itself, so there is no record to save; its kernel must answer the request of xl save",
+    ),
+    Entry(
+        Refusal::P2mAbsent,
+        Errno::EOPNOTSUPP,
+        "p2m-absent",
+        "guest cannot be saved without a linear P2M: it is still booting, or its kernel is too old (Linux before 4.4)",
+    ),
+    Entry(
+        Refusal::P2mUnclear,
+        Errno::EAGAIN,
+        "p2m-unclear",
+        "guest's P2M and the M2P disagree, so a save fails; save again when the guest's memory is not being resized",
+    ),
+    Entry(
+        Refusal::RecordBuffer,
+        Errno::EMSGSIZE,
+        "record-buffer",
+        "memory that dom0's tool gave for the record is too small or cannot be accessed; save again, or mend the tool",
     ),
 ];
 

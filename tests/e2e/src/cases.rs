@@ -152,6 +152,31 @@ pub const ALL: &[Case] = &[
         In(Config::TWO_CPUS, loader::pvgrub),
     ),
     case(
+        "refused-restart",
+        "a guest that is refused ends and says why; nothing boots in its place on its disk",
+        In(Config::VMCRYPT, refuse::restart),
+    ),
+    case(
+        "refused-save",
+        "a save that fails says why in Xen's log and in the guest's status",
+        In(Config::VMCRYPT, refuse::save),
+    ),
+    case(
+        "page-table-storm",
+        "a guest whose page tables come and go all the time is migrated, saved and restored",
+        In(Config::TWO_CPUS, migrate::storm),
+    ),
+    case(
+        "save-paused",
+        "xl save -p: the paused guest and its image are one life, which whoever runs first has",
+        In(Config::VMCRYPT, fresh::save_paused),
+    ),
+    case(
+        "save-paused-race",
+        "the paused guest and a copy are unpaused at once, or the copy is destroyed meanwhile",
+        In(Config::TWO_CPUS, fresh::save_paused_race),
+    ),
+    case(
         "attacks",
         "none of them succeeds (table and JSON in target/testbed)",
         In(Config::TWO_CPUS, hostile::attacks),

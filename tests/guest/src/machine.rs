@@ -45,7 +45,9 @@ pub fn prepare(role: Role) -> Result<()> {
             busybox(&["ip", "addr", "add", &address, "dev", "eth0"])?;
             busybox(&["ip", "link", "set", "eth0", "up"])
         }
-        Role::Secret | Role::Dirty | Role::Regs | Role::Echo | Role::Spill | Role::Fork => Ok(()),
+        Role::Secret | Role::Dirty | Role::Regs | Role::Echo | Role::Spill | Role::Fork | Role::Storm => {
+            Ok(())
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod net;
 mod regs;
 mod secret;
 mod spill;
+mod storm;
 
 use anyhow::Result;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ pub fn play(role: Role) {
         Role::Echo => echo::play(),
         Role::Spill => spill::play(),
         Role::Fork => fork::play(),
+        Role::Storm => storm::play(),
     };
     if let Err(error) = outcome {
         fail(role, &format!("{error:#}"));

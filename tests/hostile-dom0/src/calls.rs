@@ -171,13 +171,23 @@ pub fn refused(what: &'static str, errno: i32) -> Error {
 
 /// Stops a domain as if it had asked to be suspended.
 pub fn remote_suspend(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
-    const REMOTE_SHUTDOWN: u64 = 4;
     const SUSPEND: u32 = 2;
+    remote_shutdown(xen, domain, SUSPEND)
+}
+
+/// Stops a domain as if it had crashed.
+pub fn remote_crash(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
+    const CRASH: u32 = 3;
+    remote_shutdown(xen, domain, CRASH)
+}
+
+fn remote_shutdown(xen: &Privcmd, domain: DomId, reason: u32) -> Result<(), Error> {
+    const REMOTE_SHUTDOWN: u64 = 4;
     let mut call = xen.buffer(8)?;
     call.put(0, domain.0);
-    call.put(4, SUSPEND);
+    call.put(4, reason);
     xen.call(
-        "a suspend by remote",
+        "a shutdown by remote",
         SCHED_OP,
         &[REMOTE_SHUTDOWN, call.address()],
     )

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::calls::{errno, remote_suspend};
+use crate::calls::{errno, remote_crash, remote_suspend};
 use crate::frames::owned_frames;
 use crate::{answer, attacks, building, export, fuzz, launch, lent, maps, race, registers, replicas};
 use anyhow::Result;
@@ -49,10 +49,14 @@ enum Attack {
         #[arg(allow_hyphen_values = true)]
         difference: i64,
     },
+    /// Ask for a guest's record with too little memory for it
+    ShortRecord { domid: u16 },
     /// Export a suspended guest once more and write its record into a file
     Record { domid: u16, file: PathBuf },
     /// Stop a guest as if it had asked to be suspended
     RemoteSuspend { domid: u16 },
+    /// Stop a guest as if it had crashed
+    RemoteCrash { domid: u16 },
     /// Set a running guest's registers to what was just read of them
     SetRegisters { domid: u16 },
     /// Map pages of a paused, new guest, unpause it all the same, and look at them some seconds later
@@ -144,7 +148,9 @@ pub fn run() -> Result<()> {
         Attack::WearOut => maps::wear_out(&xen)?,
         Attack::XsaveSize { domid, difference } => registers::xsave_size(&xen, DomId(domid), difference)?,
         Attack::Record { domid, file } => export::another_record(&xen, DomId(domid), &file)?,
+        Attack::ShortRecord { domid } => errno(registers::short_record(&xen, DomId(domid)))?,
         Attack::RemoteSuspend { domid } => errno(remote_suspend(&xen, DomId(domid)))?,
+        Attack::RemoteCrash { domid } => errno(remote_crash(&xen, DomId(domid)))?,
         Attack::SetRegisters { domid } => errno(registers::set_registers(&xen, DomId(domid)))?,
         Attack::MapsOverUnpause { domid, what, seconds } => {
             building::maps_over_unpause(&xen, DomId(domid), what, Duration::from_secs(seconds))?

@@ -89,6 +89,22 @@ pub fn get_xsave(xen: &Privcmd, domain: DomId) -> Result<Vec<u8>, Error> {
     Ok(buffer.bytes(0, used.min(size)))
 }
 
+/// Asks for vCPU 0's XSAVE record, with too little memory for it.
+pub fn short_record(xen: &Privcmd, domain: DomId) -> Result<(), Error> {
+    const SIZE: usize = 64;
+    let mut call = domctl(xen, GETVCPUEXTSTATE, domain)?;
+    xen.call(
+        "the mask of a vCPU's XSAVE record",
+        HYPERVISOR_DOMCTL,
+        &[call.address()],
+    )?;
+    let buffer = xen.buffer(SIZE)?;
+    call.put(domctl::BODY + 16, SIZE as u64);
+    call.put(domctl::BODY + 24, buffer.address());
+    xen.call("a vCPU's XSAVE record", HYPERVISOR_DOMCTL, &[call.address()])
+        .map(drop)
+}
+
 // `xen/include/public/domctl.h` and `arch-x86/xen.h` of Xen 4.20.
 const SETVCPUCONTEXT: u32 = 12;
 const GETVCPUCONTEXT: u32 = 13;

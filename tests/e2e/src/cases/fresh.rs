@@ -5,6 +5,7 @@ use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::{Guest, Spec};
 use anyhow::{Context, anyhow};
 use vmcrypt_core::record::{Header, MAGIC};
+use vmcrypt_guest::Role;
 
 /// What Xen's log says of an image that must not be restored any more.
 const SPENT: &str = "restored before, or the domain ran on";
@@ -105,21 +106,156 @@ pub fn fork(dom0: &mut Dom0) -> Verdict {
     Ok("refused: to resume what was restored from its copy, to restore what was resumed".to_owned())
 }
 
-/// Sends a guest to a receiver that keeps it, and waits until it has everything; the guest under another name.
-fn eat(dom0: &mut Dom0, guest: &Guest) -> Result<Guest, Problem> {
-    let name = guest.name();
-    let uuid = dom0.json(&format!("xl list -l {name}"))?[0]["config"]["c_info"]["uuid"]
+/// `xl save -p` leaves the guest paused beside its image: both are one life, and whichever runs first has it.
+pub fn save_paused(dom0: &mut Dom0) -> Verdict {
+    let spec = Spec::new("original").roles(&[Role::Secret, Role::Disk]);
+    let mut guest = dom0.create(spec)?;
+    let config = twin(dom0, &guest, "copy")?;
+    let copy = |guest: &Guest| {
+        Guest::new(Spec {
+            name: "copy".to_owned(),
+            ..guest.spec.clone()
+        })
+    };
+
+    // A backup: the original never ran on. Neither a restore that fails nor a copy that never runs spends the image.
+    leave_paused(dom0, &guest)?;
+    dom0.destroy("original")?;
+    dom0.run("mv /root/original.disk /root/away.disk")?;
+    dom0.must_refuse(&format!("xl restore {}", guest.image()), LONG)?;
+    dom0.run("mv /root/away.disk /root/original.disk")?;
+    dom0.must(&format!("xl restore -p {}", guest.image()), LONG)?;
+    dom0.destroy("original")?;
+    dom0.must(&format!("xl restore -p {}", guest.image()), LONG)?;
+    dom0.must("xl unpause original", LONG)?;
+    dom0.await_alive(&mut guest)?;
+
+    // The original runs on.
+    leave_paused(dom0, &guest)?;
+    dom0.must("xl unpause original", SHORT)?;
+    dom0.await_alive(&mut guest)?;
+    dom0.run("cp --sparse=always /root/original.disk /root/copy.disk")?;
+    dom0.restore_refused(&format!("{config} {}", guest.image()), SPENT)?;
+    dom0.await_alive(&mut guest)?;
+
+    // A copy runs: the original never does again.
+    leave_paused(dom0, &guest)?;
+    dom0.run("cp --sparse=always /root/original.disk /root/copy.disk")?;
+    dom0.must(&format!("xl restore {config} {}", guest.image()), LONG)?;
+    let mut ran = copy(&guest);
+    dom0.await_alive(&mut ran)?;
+    for again in ["", " once more", " beside nobody"] {
+        dom0.xen_log()?;
+        dom0.run("xl unpause original")?;
+        let log = dom0.xen_log()?;
+        demand!(
+            log.contains(ELSEWHERE),
+            "unpaused{again}, Xen's log does not say why not: {log}"
+        );
+        demand!(
+            paused(dom0, "original")?,
+            "the original runs beside its copy, unpaused{again}"
+        );
+        if again == " once more" {
+            dom0.destroy("copy")?;
+        }
+    }
+    dom0.destroy("original")?;
+    Ok(
+        "one life: a copy of a guest that did not run on, the guest that did, the copy before the guest"
+            .to_owned(),
+    )
+}
+
+/// Both are unpaused at once, or the copy is destroyed while Xen verifies it: one lives on, or the other.
+pub fn save_paused_race(dom0: &mut Dom0) -> Verdict {
+    const TURNS: u32 = 4;
+    let spec = Spec::new("original").memory_mib(96);
+    let mut guest = dom0.create(spec.clone())?;
+    let config = twin(dom0, &guest, "copy")?;
+    let mut copies = 0;
+    for turn in 0..TURNS {
+        leave_paused(dom0, &guest)?;
+        dom0.must(&format!("xl restore -p {config} {}", guest.image()), LONG)?;
+        let delay = f64::from(turn / 2) * 0.2;
+        let killed = turn % 2 == 1;
+        dom0.xen_log()?;
+        dom0.run(&if killed {
+            format!("xl unpause copy & sleep {delay}; xl destroy copy; xl unpause original; wait; true")
+        } else {
+            format!("xl unpause copy & sleep {delay}; xl unpause original & wait; true")
+        })?;
+        let log = dom0.xen_log()?;
+        let copied = log.contains("restored in");
+        demand!(
+            paused(dom0, "original")? == copied,
+            "turn {turn}: of original and copy {} runs: {log}",
+            if copied { "each" } else { "none" }
+        );
+        demand!(
+            killed || paused(dom0, "copy")? != copied,
+            "turn {turn}: the copy was{} restored, and it is not so: {log}",
+            if copied { "" } else { " not" }
+        );
+        copies += u32::from(copied);
+        if !copied {
+            dom0.await_alive(&mut guest)?;
+            dom0.destroy("copy")?;
+            continue;
+        }
+        // Who has its life now, or had it, is asked for no further sign of it.
+        dom0.run("xl destroy original; xl destroy copy; true")?;
+        guest = dom0.create(spec.clone())?;
+    }
+    Ok(format!(
+        "{TURNS} turns: {copies} times the copy had the life, else the original, never both or none"
+    ))
+}
+
+/// `xl save -p`, which ends with the guest paused.
+fn leave_paused(dom0: &mut Dom0, guest: &Guest) -> Result<(), Problem> {
+    dom0.must(&format!("xl save -p {} {}", guest.name(), guest.image()), LONG)?;
+    demand!(
+        paused(dom0, guest.name())?,
+        "after xl save -p the guest is not paused"
+    );
+    Ok(())
+}
+
+fn paused(dom0: &mut Dom0, name: &str) -> Result<bool, Problem> {
+    let list = dom0.run(&format!("xl list {name} | tail -n 1"))?.text();
+    Ok(list
+        .split_whitespace()
+        .nth(4)
+        .is_some_and(|state| state.contains('p')))
+}
+
+/// The configuration by which an image of `guest` is restored under another name.
+pub fn twin(dom0: &mut Dom0, guest: &Guest, name: &str) -> Result<String, Problem> {
+    let uuid = dom0.json(&format!("xl list -l {}", guest.name()))?[0]["config"]["c_info"]["uuid"]
         .as_str()
         .context("xl list -l gives no uuid")?
         .to_owned();
     let spec = Spec {
+        name: name.to_owned(),
+        ..guest.spec.clone()
+    };
+    let file = format!("/root/{name}.cfg");
+    dom0.run(&format!(
+        "cat >{file} <<'EOF'\n{}uuid = \"{uuid}\"\nEOF",
+        spec.xl_config()
+    ))?;
+    Ok(file)
+}
+
+/// Sends a guest to a receiver that keeps it, and waits until it has everything; the guest under another name.
+fn eat(dom0: &mut Dom0, guest: &Guest) -> Result<Guest, Problem> {
+    let name = guest.name();
+    let spec = Spec {
         name: "copy".to_owned(),
         ..guest.spec.clone()
     };
-    dom0.run(&format!(
-        "cat >/root/copy.cfg <<'EOF'\n{}uuid = \"{uuid}\"\nEOF",
-        spec.xl_config()
-    ))?;
+    twin(dom0, guest, "copy")?;
     dom0.run(&format!(
         "printf '%s\\n' '#!/bin/sh' {} >/root/eater; chmod +x /root/eater",
         quoted(EATER)

@@ -20,6 +20,27 @@ pub fn busy(dom0: &mut Dom0) -> Verdict {
     migrated(dom0, &[Role::Secret, Role::Dirty])
 }
 
+/// A guest whose page tables come and go while the tools look at them.
+pub fn storm(dom0: &mut Dom0) -> Verdict {
+    const TIMES: u32 = 3;
+    let spec = Spec::new("stormy")
+        .memory_mib(384)
+        .vcpus(2)
+        .roles(&[Role::Secret, Role::Storm]);
+    let mut guest = dom0.create(spec)?;
+    let mut seconds = 0.0;
+    for _ in 0..TIMES {
+        seconds += migrate(dom0, &mut guest)?.time.as_secs_f64();
+        let lines = dom0.secret_lines(WIRE)?;
+        demand!(lines == 0, "{lines} lines of the secret went over the wire");
+    }
+    dom0.save(&guest)?;
+    dom0.restore(&mut guest)?;
+    Ok(format!(
+        "migrated {TIMES} times in {seconds:.0} s, then saved and restored; all roles go on"
+    ))
+}
+
 fn migrated(dom0: &mut Dom0, roles: &[Role]) -> Verdict {
     let mut guest = dom0.create(Spec::main("moving").roles(roles))?;
     let before = dom0.domid(&guest)?;

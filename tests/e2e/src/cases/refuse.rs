@@ -1,7 +1,8 @@
 //! Images that dom0 damaged or forged. Each must be refused, with a cause in Xen's log, without harm to anything else.
 
+use super::fresh::twin;
 use crate::case::{Config, Problem, Verdict, demand};
-use crate::dom0::{Dom0, LONG};
+use crate::dom0::{Dom0, LONG, SHORT};
 use crate::guest::{Guest, Spec};
 use crate::runner::{Options, boot};
 use anyhow::{Context, Result};
@@ -207,6 +208,97 @@ impl Scene {
         anyhow::ensure!(data.len() > 1000, "only {} data pages in the image", data.len());
         Ok(data)
     }
+}
+
+/// A guest that is refused shows that it ended. Nothing boots in its place, whatever its configuration says of a crash.
+pub fn restart(dom0: &mut Dom0) -> Verdict {
+    let mut guest = dom0.create(Spec::new("refused").roles(&[Role::Secret, Role::Disk]))?;
+    let config = twin(dom0, &guest, "refused")?;
+    dom0.save(&guest)?;
+    let image = guest.image();
+    dom0.run(&format!(
+        "sed -i 's/^on_crash.*/on_crash = \"restart\"/' {config}; grep restart {config}"
+    ))?;
+    let stream = Stream::parse(dom0.take(&image)?)?;
+    let pages = stream.pages()?;
+    let of_class = |class: u8| {
+        let page = pages.iter().filter(|page| page.class & 7 == class).nth(9);
+        page.with_context(|| format!("no ten pages of class {class}"))
+    };
+    for (page, byte, bit, refusal) in [
+        (of_class(0)?, 7, 3, Refusal::PagesDiffer),
+        (of_class(1)?, 1, 4, Refusal::TablesDiffer),
+    ] {
+        let at = page.at + byte;
+        let set = |value: u8| {
+            format!("printf '\\{value:03o}' | dd of={image} bs=1 seek={at} conv=notrunc status=none")
+        };
+        dom0.run(&set(stream.bytes[at] ^ 1 << bit))?;
+        dom0.xen_log()?;
+        dom0.try_run(&format!("xl restore {config} {image}"), LONG)?;
+        let name = refusal.name();
+        let log = dom0.xen_log()?;
+        demand!(
+            log.contains(refusal.text()),
+            "Xen's log does not say {name}: {log}"
+        );
+        let told = dom0.status(&guest)?["domains"][0]["last_refusal"].clone();
+        demand!(told == name, "vmcrypt status says {told}, and not {name}");
+        let before = dom0.run("xl list refused | tail -n 1")?.text();
+        demand!(
+            before
+                .split_whitespace()
+                .nth(4)
+                .is_some_and(|state| state.contains('s')),
+            "{name}: it does not show that the guest ended: {before}"
+        );
+        // Whoever calls it a crash, and unpauses it, finds that it is over.
+        let domid = dom0.domid(&guest)?;
+        dom0.attack(&format!("remote-crash {domid}"), SHORT)?;
+        dom0.run("xl unpause refused; sleep 6")?;
+        let after = dom0.domid(&guest)?;
+        demand!(
+            domid == after,
+            "{name}: domain {after} was booted in place of {domid}"
+        );
+        dom0.read_console(&mut guest)?;
+        demand!(guest.boots == 1, "{name}: the guest was booted anew");
+        dom0.destroy("refused")?;
+        dom0.run(&set(stream.bytes[at]))?;
+    }
+    dom0.restore(&mut guest)?;
+    Ok("a private page and a page table were changed: the guest ended, said why, and was not booted; the good image restores".to_owned())
+}
+
+/// Saves that fail say why, in Xen's log and in the domain's status.
+pub fn save(dom0: &mut Dom0) -> Verdict {
+    let mut guest = dom0.create(Spec::new("kept"))?;
+    let domid = dom0.domid(&guest)?;
+    let mut said = Vec::new();
+    for (attack, refusal) in [
+        (format!("record {domid} /root/kept.record"), Refusal::NotSuspended),
+        (format!("short-record {domid}"), Refusal::RecordBuffer),
+    ] {
+        let name = refusal.name();
+        dom0.xen_log()?;
+        let answer = dom0.attack(&attack, SHORT)?;
+        demand!(answer["errno"] != 0, "{attack} succeeded: {answer}");
+        let log = dom0.xen_log()?;
+        demand!(
+            log.contains(refusal.text()),
+            "{attack}: Xen's log does not say {name}: {log}"
+        );
+        let count = dom0.status(&guest)?["domains"][0]["refusals"][name].clone();
+        demand!(count.as_u64() > Some(0), "{attack}: {name} was not counted");
+        said.push(name);
+    }
+    dom0.await_alive(&mut guest)?;
+    dom0.save(&guest)?;
+    dom0.restore(&mut guest)?;
+    Ok(format!(
+        "told and counted: {}; then it was saved and restored",
+        said.join(", ")
+    ))
 }
 
 /// Cut off at the begin, in the middle, and before the last records.

@@ -30,7 +30,7 @@ pub fn play() -> Result<()> {
     })
 }
 
-fn fork() -> Result<()> {
+pub fn fork() -> Result<()> {
     // SAFETY: the child ends at once, by a system call.
     let child = unsafe {
         let child = libc::fork();

@@ -522,6 +522,26 @@ typedef enum VmcRefusal {
    * As many pages were exported in the session as may be.
    */
   VMC_REFUSAL_SESSION_FULL = 49,
+  /**
+   * A copy of the domain is being restored, or waits to run.
+   */
+  VMC_REFUSAL_RESTORING = 50,
+  /**
+   * The domain did not suspend itself.
+   */
+  VMC_REFUSAL_NOT_SUSPENDED = 51,
+  /**
+   * The domain has no P2M that could be found.
+   */
+  VMC_REFUSAL_P2M_ABSENT = 52,
+  /**
+   * A page of the domain's P2M does not agree with the M2P.
+   */
+  VMC_REFUSAL_P2M_UNCLEAR = 53,
+  /**
+   * dom0 gave no memory in which a record fits.
+   */
+  VMC_REFUSAL_RECORD_BUFFER = 54,
 } VmcRefusal;
 
 /**

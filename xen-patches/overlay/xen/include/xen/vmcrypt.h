@@ -23,10 +23,11 @@ struct xen_processor_performance;
 #ifdef CONFIG_VMCRYPT
 
 /*
- * Before the domain's first unpause: verify, decrypt, seal. -ERESTART asks to
- * be called again; any other error leaves the domain paused.
+ * Before the domain is unpaused: the first time verify, decrypt, seal; each time
+ * see that it does not live elsewhere.  -ERESTART asks to be called again; any
+ * other error leaves the domain paused.  Called with the domctl lock held.
  */
-int vmcrypt_first_unpause(struct domain *d);
+int vmcrypt_unpause(struct domain *d);
 
 /* The guest is about to suspend itself; -ERESTART asks to be called again. */
 int vmcrypt_prepare_suspend(struct domain *d);
@@ -106,7 +107,7 @@ int vmcrypt_check_context(struct vcpu *v,
 
 #else /* !CONFIG_VMCRYPT */
 
-static inline int vmcrypt_first_unpause(struct domain *d) { return 0; }
+static inline int vmcrypt_unpause(struct domain *d) { return 0; }
 static inline int vmcrypt_prepare_suspend(struct domain *d) { return 0; }
 static inline void vmcrypt_suspended(struct domain *d) {}
 static inline void vmcrypt_resumed(struct domain *d) {}

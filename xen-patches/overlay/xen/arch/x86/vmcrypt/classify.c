@@ -54,13 +54,14 @@ void vmcrypt_lose(struct vmcrypt_domain *vm, unsigned long pfn,
 }
 
 /*
- * A page that changes between plain and private must be sent again. Xen sees to
- * it for page tables; a descriptor table keeps its type while nobody uses it.
+ * A page that changes between plain and private must be sent again.  Xen marks
+ * page tables, too, but only after the page was noted as private, and somebody
+ * may map it in between.
  */
 static void mark_dirty(const struct vmcrypt_domain *vm,
-                       const struct page_info *page, int class)
+                       const struct page_info *page)
 {
-    if ( class == VMC_CLASS_DESCRIPTOR )
+    if ( paging_mode_log_dirty(vm->d) )
         paging_mark_dirty(vm->d, page_to_mfn(page));
 }
 
@@ -73,7 +74,7 @@ void vmcrypt_type_gained(struct page_info *page)
         return;
 
     atomic_inc(&vm->epoch);
-    mark_dirty(vm, page, class);
+    mark_dirty(vm, page);
     vmcrypt_gain(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
 }
 
@@ -86,7 +87,7 @@ void vmcrypt_type_lost(struct page_info *page, unsigned long type)
         return;
 
     atomic_inc(&vm->epoch);
-    mark_dirty(vm, page, class);
+    mark_dirty(vm, page);
     vmcrypt_lose(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
 }
 
@@ -228,8 +229,12 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
     const struct domain *d = vm->d;
     unsigned long end = DIV_ROUND_UP(at.end, 512UL);
     void *scratch = vmcrypt_scratch();
+    bool unclear = false;
     int rc = 0;
 
+    /* Tools that save look for one of another kind, among private pages. */
+    if ( !mfn_valid(at.root) && who == WALK_MAP )
+        vmcrypt_refuse(vm, VMC_REFUSAL_P2M_ABSENT);
     if ( !mfn_valid(at.root) || !vm->leaf )
         return 0;
 
@@ -262,6 +267,8 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
                                   VMC_CLASS_P2M) )
                     vm->leaf[i] = mfn;
             }
+            else
+                unclear = true;
         }
 
         if ( !(i & 15) && hypercall_preempt_check() )
@@ -274,6 +281,10 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
         vm->p2m_cursor = 0;
     clear_page(scratch);
     spin_unlock(&vm->p2m_lock);
+
+    /* Of a domain that is restored, whoever asked will say so. */
+    if ( unclear && who != WALK_SEAL )
+        vmcrypt_refuse(vm, VMC_REFUSAL_P2M_UNCLEAR);
 
     return rc;
 }

@@ -48,6 +48,26 @@ bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn)
     return noticed;
 }
 
+/*
+ * A page that is marked while the guest runs: a record is given out only if the
+ * page is exported again, and stock tools do that when they have read the marks.
+ */
+bool vmcrypt_asked_again(struct vmcrypt_domain *vm, mfn_t mfn)
+{
+    struct domain *d = vm->d;
+    bool marked;
+
+    if ( vmcrypt_state(vm) != VMC_STATE_RUNNING )
+        return false;
+
+    paging_lock(d);
+    marked = vm->tracking && paging_mode_log_dirty(d) &&
+             paging_mfn_is_dirty(d, mfn);
+    paging_unlock(d);
+
+    return marked;
+}
+
 void vmcrypt_dirtied(struct domain *d, unsigned long pfn, bool marked)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);

@@ -247,7 +247,8 @@ int vmcrypt_refuse(struct vmcrypt_domain *vm, enum VmcRefusal why)
     error = vmc_domain_refuse(vm->rust, why);
     spin_unlock(&vm->lock);
 
-    if ( printk_ratelimit() )
+    /* A flood of one reason must not hide the first of another. */
+    if ( !test_and_set_bit(why, vm->told) || printk_ratelimit() )
         printk(XENLOG_WARNING "VMCrypt: %pd: %.*s\n", vm->d, (int)len,
                (const char *)text);
 

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Which sessions may be restored: those that were sealed here, whose domain did
- * not run on, and that were not restored before.  Of the records of one suspend
- * the last is the good one.  A domain so lives on in one place, and dom0 cannot
- * turn it back to what it was.
+ * not run on, and of which no copy ran.  Of the records of one suspend the last
+ * is the good one.  A domain so lives on in one place, and dom0 cannot turn it
+ * back to what it was.
+ *
+ * What counts is who runs.  A domain that was resumed and is paused did not run
+ * on yet (xl save -p), nor did a copy that was verified and is paused: both and
+ * the image are one life, and whichever runs first has it.  They run when dom0's
+ * last pause ends; all of that, as all that saves or restores, is under the
+ * domctl lock.
  *
  * The ledger is as old as the machine's boot, and so is the host key.  What
  * another boot sealed, under an owner's key, is restored as often as the owner
@@ -20,7 +26,7 @@ struct session {
     SessionId id;
     uint64_t sequence;         /* of the last record */
     struct Attempts attempts;  /* restores that were begun, failed ones, too */
-    bool taken;                /* its pages are being decrypted */
+    bool taken;                /* a copy is being decrypted, or waits to run */
 };
 
 static struct rb_root sessions = RB_ROOT;
@@ -58,12 +64,20 @@ static void strike(struct session *s)
     xfree(s);
 }
 
-/* Whether @vm, which is suspended, was restored from its image, or is being. */
-static bool lives_elsewhere(const struct vmcrypt_domain *vm)
+/*
+ * Whether @vm, which did not run since it was saved, was restored from its image,
+ * or is being: 0, or a refusal and one.
+ */
+static uint32_t elsewhere(const struct vmcrypt_domain *vm)
 {
     const struct session *s = find(vm->saved_as, NULL);
 
-    return vm->saved && (!s || s->taken);
+    if ( !vm->saved )
+        return 0;
+    if ( !s )
+        return VMC_REFUSAL_RESTORED + 1;
+
+    return s->taken ? VMC_REFUSAL_RESTORING + 1 : 0;
 }
 
 /* Strikes out what @vm was saved as. */
@@ -78,17 +92,17 @@ int vmcrypt_ledger_saved(struct vmcrypt_domain *vm,
                          const struct VmcFacts *facts)
 {
     struct session *new = xzalloc(struct session), *s;
-    bool ok;
+    uint32_t verdict;
 
     if ( !new )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
 
     spin_lock(&ledger_lock);
-    ok = !lives_elsewhere(vm);
-    if ( ok && vm->saved &&
+    verdict = elsewhere(vm);
+    if ( !verdict && vm->saved &&
          memcmp(vm->saved_as, facts->session, sizeof(SessionId)) )
         withdraw(vm);
-    if ( ok )
+    if ( !verdict )
     {
         /* Another record of the session keeps what was tried of it. */
         s = find(facts->session, new);
@@ -104,24 +118,43 @@ int vmcrypt_ledger_saved(struct vmcrypt_domain *vm,
     spin_unlock(&ledger_lock);
     xfree(new);
 
-    return ok ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_RESTORED);
+    return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
 }
 
 int vmcrypt_may_resume(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
-    bool ok;
+    uint32_t verdict;
 
     if ( !vm )
         return 0;
 
     spin_lock(&ledger_lock);
-    ok = !lives_elsewhere(vm);
-    if ( ok )
+    verdict = elsewhere(vm);
+    /* A paused one is asked about again when it is unpaused. */
+    if ( !verdict && !d->controller_pause_count )
         withdraw(vm);
     spin_unlock(&ledger_lock);
 
-    return ok ? 0 : vmcrypt_refuse(vm, VMC_REFUSAL_RESTORED);
+    return verdict ? vmcrypt_refuse(vm, verdict - 1) : 0;
+}
+
+int vmcrypt_ledger_runs(struct vmcrypt_domain *vm)
+{
+    uint32_t verdict;
+
+    spin_lock(&ledger_lock);
+    verdict = elsewhere(vm);
+    if ( !verdict )
+        withdraw(vm);
+    spin_unlock(&ledger_lock);
+    if ( verdict )
+        return vmcrypt_refuse(vm, verdict - 1);
+
+    /* A restored one takes the life of the session with it. */
+    vmcrypt_ledger_settle(vm, true);
+
+    return 0;
 }
 
 /* The session of a record that may be restored now, or NULL. */
@@ -163,7 +196,7 @@ int vmcrypt_ledger_take(struct vmcrypt_domain *vm)
     return vm->takes ? 0 : vmcrypt_unvouched(vm, VMC_RESTORE_BEGINS);
 }
 
-void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored)
+void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool runs)
 {
     struct session *s;
 
@@ -172,7 +205,7 @@ void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored)
 
     spin_lock(&ledger_lock);
     s = find(vm->facts.session, NULL);
-    if ( s && restored )
+    if ( s && runs )
         strike(s);
     else if ( s )
         s->taken = false;

@@ -239,6 +239,30 @@ static int bind(struct vmcrypt_domain *vm, const struct page_info *page,
     return 0;
 }
 
+/*
+ * libxc asks what a page is, maps it then, and takes it for what it was told
+ * (xg_sr_save.c, write_batch()): a table that ceased to be one in between would
+ * be read as a table of ciphertext, which ends a live migration.  While the guest
+ * runs, a page that is marked is sent again, and what is sent now is never used.
+ * So nothing of it is shown: zeros are a table as well as any page.  Where it
+ * @changes, too often to be copied as what it is, the mark is set here.
+ */
+static bool postpone(struct vmcrypt_domain *vm, mfn_t mfn, bool changes,
+                     struct VmcTicket *ticket, void *scratch)
+{
+    if ( changes && paging_mode_log_dirty(vm->d) )
+        paging_mark_dirty(vm->d, mfn);
+    if ( !vmcrypt_asked_again(vm, mfn) )
+        return false;
+
+    clear_page(scratch);
+    spin_lock(&vm->lock);
+    vmc_page_abandon(vm->rust, ticket);
+    spin_unlock(&vm->lock);
+
+    return true;
+}
+
 static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
                         unsigned int view, bool p2m, struct page_info **out)
 {
@@ -270,7 +294,9 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
     {
         if ( view == VMC_VIEW_SNAPSHOT && p2m )
             vmcrypt_lose(vm, pfn, VMC_CLASS_P2M);
-        rc = export_private(vm, page_to_mfn(page), &ticket, scratch);
+        if ( !postpone(vm, page_to_mfn(page), view == VMC_VIEW_SNAPSHOT, &ticket,
+                       scratch) )
+            rc = export_private(vm, page_to_mfn(page), &ticket, scratch);
     }
 
     if ( !rc )
@@ -339,7 +365,11 @@ int vmcrypt_map_others_l1e(l1_pgentry_t *nl1e, const struct domain *pt_dom)
     if ( vm )
         rc = map_foreign(vm, nl1e);
     else if ( mfn_valid(mfn) && vmcrypt_is_replica(mfn_to_page(mfn)) )
-        rc = -EPERM; /* a replica is reached through its source alone */
+    {
+        vmcrypt_denied(__HYPERVISOR_mmu_update, MMU_NORMAL_PT_UPDATE,
+                       "a replica is reached through the guest's page alone");
+        rc = -EPERM;
+    }
     else
         return 0;
 

@@ -10,7 +10,7 @@
 #include <xen/vmcrypt-rust.h>
 #include <asm/vmcrypt.h>
 
-/* Steps of vmcrypt_first_unpause(), in order. */
+/* Steps of the first unpause, in order. */
 enum seal_step {
     SEAL_QUIESCE,  /* wait until no call that began before is under way */
     SEAL_SIZE,     /* find the largest PFN */
@@ -49,6 +49,9 @@ struct vmcrypt_domain {
     spinlock_t lock;
     struct VmcDomain *rust;
 
+    /* Refusals that the log has of this domain. */
+    DECLARE_BITMAP(told, REFUSALS);
+
     /* Every write is noticed while log-dirty is on.  Guarded by the paging
      * lock. */
     bool tracking;
@@ -78,8 +81,8 @@ struct vmcrypt_domain {
     struct vcpu *suspends;
     unsigned int refresh_cursor;
 
-    /* Under the ledger's lock: the session under which the domain, which is
-     * suspended, was saved; and whether it is restoring one that it took. */
+    /* Under the ledger's lock: the session under which the domain, which did
+     * not run since, was saved; and whether it took one and did not run yet. */
     SessionId saved_as;
     bool saved, takes;
 
@@ -248,6 +251,8 @@ bool vmcrypt_idle(struct vmcrypt_domain *vm, int own);
 /* dirty.c */
 /* Whether the guest cannot write to a frame, or not without vmcrypt_dirtied(). */
 bool vmcrypt_noticed(struct vmcrypt_domain *vm, mfn_t mfn);
+/* Whether a save that goes on must ask for a page once more. */
+bool vmcrypt_asked_again(struct vmcrypt_domain *vm, mfn_t mfn);
 
 /* ledger.c */
 /* The domain was saved; earlier records of this suspend are void. */
@@ -257,7 +262,9 @@ int vmcrypt_ledger_saved(struct vmcrypt_domain *vm,
 bool vmcrypt_ledger_has(const struct VmcFacts *facts);
 /* Takes the session that the domain's record belongs to; gives it back or ends it. */
 int vmcrypt_ledger_take(struct vmcrypt_domain *vm);
-void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool restored);
+void vmcrypt_ledger_settle(struct vmcrypt_domain *vm, bool runs);
+/* dom0's last pause of the domain ends: 0 unless its life is somebody else's. */
+int vmcrypt_ledger_runs(struct vmcrypt_domain *vm);
 
 /* seal.c */
 void vmcrypt_seal_free(struct vmcrypt_domain *vm);

@@ -139,7 +139,7 @@ int vmcrypt_check_context(struct vcpu *v, const struct vcpu_guest_context *ctxt)
 
     shown = xzalloc(struct vcpu_guest_context);
     if ( !shown )
-        return -ENOMEM;
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
 
     vcpu_pause(v);
     arch_get_info_guest(v, (vcpu_guest_context_u){ .nat = shown });
@@ -245,7 +245,7 @@ static int export(struct vmcrypt_domain *vm,
         return vmcrypt_refuse(vm, VMC_REFUSAL_SEALING);
     /* The Rust part would say so, too: after registers were copied. */
     if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NOT_SUSPENDED);
     buffer = vzalloc(capacity);
     if ( !buffer )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -279,7 +279,10 @@ static int export(struct vmcrypt_domain *vm,
     else if ( (rc = vmcrypt_ledger_saved(vm, &facts)) != 0 )
         ; /* restored already: no second record of what lives on elsewhere */
     else if ( copy_to_guest(evc->buffer, buffer, len) )
+    {
+        vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_BUFFER);
         rc = -EFAULT;
+    }
     else
     {
         evc->size = len;
@@ -320,8 +323,9 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
         return 0;
     }
 
+    /* The limit of the domain's memory may have been raised since it asked. */
     if ( evc->size < capacity || evc->xfeature_mask != mask )
-        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_BUFFER);
 
     if ( !evc->vcpu )
         return export(vm, evc, capacity);
@@ -348,12 +352,17 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
     if ( vmcrypt_sealed(vm) )
         return vmcrypt_refuse(vm, VMC_REFUSAL_DENIED);
 
-    if ( evc->vcpu || evc->size < sizeof(head) )
+    if ( evc->vcpu )
         return 1;
-    if ( copy_from_guest((void *)head, evc->buffer, sizeof(head)) )
+    if ( evc->size >= sizeof(head) &&
+         copy_from_guest((void *)head, evc->buffer, sizeof(head)) )
         return -EFAULT;
-    if ( !vmc_record_is(head, sizeof(head)) )
-        return 1;
+    /*
+     * Only a restore loads one, and without a record the guest would be taken for
+     * a new one.
+     */
+    if ( evc->size < sizeof(head) || !vmc_record_is(head, sizeof(head)) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_FORMAT);
     /* PFNs leave room for holes, but not for any number dom0 likes. */
     if ( evc->size > PAGE_SIZE + (1 + d->max_vcpus) * state_size() +
                      (16UL * domain_tot_pages(d) + (1UL << 20)) / 8 )

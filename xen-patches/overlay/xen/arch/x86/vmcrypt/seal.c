@@ -10,6 +10,7 @@
 #include <xen/grant_table.h>
 #include <xen/vmap.h>
 #include <asm/p2m.h>
+#include <public/sched.h>
 #include <public/xen.h>
 
 #include "private.h"
@@ -653,14 +654,30 @@ static int seal_step(struct vmcrypt_domain *vm)
     return -EINVAL;
 }
 
-int vmcrypt_first_unpause(struct domain *d)
+/*
+ * xl takes no notice of an unpause that is refused, and a paused domain does not
+ * show that it never will run.  So it is shut down, as one that is suspended: that
+ * is what it was, and for this reason alone toolstacks neither destroy a domain nor
+ * start another one in its place, whatever its configuration says.  A guest that
+ * boots on the disks that belong to the image would make the image worthless, and
+ * from here on no crash can be the reason any more.
+ */
+static void end_refused(struct domain *d)
 {
-    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    if ( d->is_shut_down )
+        return;
+
+    domain_shutdown(d, SHUTDOWN_suspend);
+    printk(XENLOG_WARNING "VMCrypt: restore of %pd refused for the reason above; it ran nothing and is shut down: destroy it, its image and disks are as they were\n",
+           d);
+}
+
+static int first_unpause(struct vmcrypt_domain *vm)
+{
+    struct domain *d = vm->d;
+    bool restores;
     enum VmcState next;
     int rc;
-
-    if ( !vm )
-        return 0;
 
     switch ( vmcrypt_state(vm) )
     {
@@ -701,8 +718,10 @@ int vmcrypt_first_unpause(struct domain *d)
             vm->seal.decrypting += NOW();
     } while ( vm->seal.step != SEAL_DONE );
 
-    vmcrypt_ledger_settle(vm, !rc);
-    if ( !rc && restored(vm) )
+    restores = restored(vm);
+    if ( rc )
+        vmcrypt_ledger_settle(vm, false);
+    if ( !rc && restores )
         printk("VMCrypt: %pd: restored in %"PRI_stime" us, of which %"PRI_stime" us to decrypt and digest %"PRIu64" pages, %lu on other CPUs\n",
                d, (NOW() - vm->seal.began) / 1000, vm->seal.decrypting / 1000,
                vm->facts.pages, vm->seal.helped);
@@ -719,5 +738,24 @@ int vmcrypt_first_unpause(struct domain *d)
     vmcrypt_seal_free(vm);
     vmcrypt_enter(vm, next);
 
+    if ( restores && rc )
+        end_refused(d);
+    /* dom0 mended what was wrong at another try. */
+    else if ( restores && d->is_shut_down )
+        domain_resume(d);
+
     return rc;
+}
+
+int vmcrypt_unpause(struct domain *d)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    int rc = vm ? first_unpause(vm) : 0;
+
+    /* A domain that is suspended runs when it is resumed, not now. */
+    if ( !vm || rc || d->controller_pause_count != 1 ||
+         vmcrypt_state(vm) != VMC_STATE_RUNNING )
+        return rc;
+
+    return vmcrypt_ledger_runs(vm);
 }
