@@ -10,6 +10,8 @@ pub struct Spec {
     pub name: String,
     /// Memory at start.
     pub memory_mib: u32,
+    /// The most that it may have, if that is more.
+    pub max_memory_mib: Option<u32>,
     /// Virtual CPUs.
     pub vcpus: u32,
     /// How many it may have at most.
@@ -28,6 +30,7 @@ impl Spec {
         Spec {
             name: name.to_owned(),
             memory_mib: 128,
+            max_memory_mib: None,
             vcpus: 1,
             max_vcpus: 1,
             uuid: None,
@@ -52,6 +55,14 @@ impl Spec {
     /// The same with another size.
     pub fn memory_mib(self, memory_mib: u32) -> Spec {
         Spec { memory_mib, ..self }
+    }
+
+    /// The same with room for more memory than it has at start.
+    pub fn max_memory_mib(self, max_memory_mib: u32) -> Spec {
+        Spec {
+            max_memory_mib: Some(max_memory_mib),
+            ..self
+        }
     }
 
     /// The same with more virtual CPUs.
@@ -91,10 +102,11 @@ impl Spec {
             arguments,
             ..
         } = self;
+        let max_memory_mib = self.max_memory_mib.unwrap_or(*memory_mib);
         let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
         let mut config = format!(
             "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/boot/vmlinux\"\nramdisk = \"/share/guest.cpio\"\n\
-             memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\nmaxvcpus = {max_vcpus}\n\
+             memory = {memory_mib}\nmaxmem = {max_memory_mib}\nvcpus = {vcpus}\nmaxvcpus = {max_vcpus}\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n\
              extra = \"console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 \
              vmcrypt.server=10.77.0.1:7777 {arguments}\"\n",

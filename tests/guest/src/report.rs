@@ -25,10 +25,12 @@ pub enum Role {
     Spill,
     /// Starts processes that end at once, as many as it can.
     Fork,
+    /// Maps a page that the guest grants to itself.
+    Grants,
 }
 
 impl Role {
-    const ALL: [(Role, &str); 8] = [
+    const ALL: [(Role, &str); 9] = [
         (Role::Secret, "secret"),
         (Role::Dirty, "dirty"),
         (Role::Regs, "regs"),
@@ -37,6 +39,7 @@ impl Role {
         (Role::Echo, "echo"),
         (Role::Spill, "spill"),
         (Role::Fork, "fork"),
+        (Role::Grants, "grants"),
     ];
 
     /// The role's name on the command line and in reports.

@@ -151,6 +151,12 @@ void vmcrypt_domain_destroy(struct domain *d)
     xfree(vm);
 }
 
+/* A P2M has leaves for memory that a guest may get, too. */
+static unsigned long leaves_for(unsigned long pfns)
+{
+    return vmcrypt_pfn_limit(pfns) / 512;
+}
+
 /* Memory that grows with the domain.  Called while the domain cannot run. */
 int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
 {
@@ -158,7 +164,7 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
 
     vmcrypt_detach(vm);
     vm->pfns = pfns;
-    vm->leaves = DIV_ROUND_UP(pfns, 512);
+    vm->leaves = leaves_for(pfns);
     vm->plain = vzalloc(words * sizeof(*vm->plain));
     vm->exported = vzalloc(words * sizeof(*vm->exported));
     vm->fresh = vzalloc(words * sizeof(*vm->fresh));
@@ -206,7 +212,7 @@ void vmcrypt_detach(struct vmcrypt_domain *vm)
     vfree(vm->leaf);
     vm->plain = vm->exported = vm->fresh = NULL;
     vm->leaf = NULL;
-    vm->pfns = vm->leaves = vm->p2m_cursor = 0;
+    vm->pfns = vm->leaves = vm->p2m_cursor = vm->p2m_walked = 0;
 }
 
 enum VmcState vmcrypt_state(struct vmcrypt_domain *vm)
@@ -362,7 +368,7 @@ int vmcrypt_max_pages(struct domain *d, uint64_t pages)
     struct vmcrypt_domain *vm = vmcrypt_of(d);
     /* A limit beyond all of the machine's memory is none. */
     unsigned long i, pfns = min_t(uint64_t, pages, max_page);
-    unsigned long old, leaves = DIV_ROUND_UP(pfns, 512);
+    unsigned long old, leaves = leaves_for(pfns);
     uint64_t *plain, *exported, *fresh;
     mfn_t *leaf;
     uint8_t *tags;

@@ -246,6 +246,9 @@ static int export(struct vmcrypt_domain *vm,
     /* The Rust part would say so, too: after registers were copied. */
     if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
         return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
+    rc = vmcrypt_p2m_check(vm, p2m);
+    if ( rc )
+        return rc;
     buffer = vzalloc(capacity);
     if ( !buffer )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -354,9 +357,8 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
         return -EFAULT;
     if ( !vmc_record_is(head, sizeof(head)) )
         return 1;
-    /* PFNs leave room for holes, but not for any number dom0 likes. */
     if ( evc->size > PAGE_SIZE + (1 + d->max_vcpus) * state_size() +
-                     (16UL * domain_tot_pages(d) + (1UL << 20)) / 8 )
+                     vmcrypt_pfn_limit(domain_tot_pages(d)) / 8 )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
 
     vmcrypt_forget_record(vm);
