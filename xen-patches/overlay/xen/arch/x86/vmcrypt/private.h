@@ -84,6 +84,7 @@ struct vmcrypt_domain {
     uint64_t *plain, *exported, *fresh;
     uint8_t *tags;
     size_t wiped;  /* bytes of the tags that are wiped already */
+    unsigned long beyond; /* a PFN that they do not reach, for the log */
 
     /* P2M leaves found by the last walk, or INVALID_MFN. */
     spinlock_t p2m_lock;

@@ -277,6 +277,9 @@ static int export(struct vmcrypt_domain *vm,
     verdict = vmc_record_seal(vm->rust, &facts, buffer, capacity, &len);
     spin_unlock(&vm->lock);
 
+    if ( verdict == VMC_REFUSAL_INCOMPLETE + 1 && vm->beyond )
+        printk(XENLOG_WARNING "VMCrypt: %pd: a page at PFN %#lx or beyond cannot be saved\n",
+               d, vm->pfns);
     if ( verdict )
         rc = vmcrypt_refuse(vm, verdict - 1);
     else if ( (rc = vmcrypt_ledger_saved(vm, &facts)) != 0 )
