@@ -58,7 +58,11 @@ const TABLE_PFNS: u64 = (LEAF_ENTRIES * LEAF_ENTRIES) as u64;
 /// from the one before it is number `change`, which libxc counts from the first, but compares with the last one's `slot` in
 /// the table above.
 pub const fn saved_end(end: u64, change: u64, slot: u64) -> u64 {
-    let tables = if change == slot { change.saturating_add(1) } else { change };
+    let tables = if change == slot {
+        change.saturating_add(1)
+    } else {
+        change
+    };
     match tables.checked_mul(TABLE_PFNS) {
         Some(saved) if saved > 0 && saved < end => saved,
         _ => end,

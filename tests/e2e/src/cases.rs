@@ -131,6 +131,8 @@ pub const ON_DEMAND: &[&str] = &[
     "hostile-fuzz-full-debug",
     "timing",
     "unmapped",
+    // One guest after the other.
+    "shapes",
     // What CI does on the release build, its canaries, and what Xen writes by itself.
     "attacks-debug",
     "canary-xl-life",

@@ -294,7 +294,7 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
                      enum p2m_walker who)
 {
     const struct domain *d = vm->d;
-    unsigned long end = DIV_ROUND_UP(min(at.end, VMCRYPT_P2M_MOST), 512);
+    unsigned long end;
     void *scratch = vmcrypt_scratch();
     int rc = 0;
 
@@ -312,11 +312,12 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
     if ( !vm->p2m_cursor )
     {
         unmark_p2m(vm);
-        vm->p2m_odd = at.end > vm->leaves * 512 ? vm->leaves + 1 : 0;
+        vm->p2m_odd = vm->p2m_walked = 0;
     }
 
-    end = min(end, vm->leaves);
-    vm->p2m_walked = end;
+    end = min(DIV_ROUND_UP(min(at.end, VMCRYPT_P2M_MOST), 512), vm->leaves);
+    /* The guest may shorten it while the walk goes on. */
+    vm->p2m_walked = max(vm->p2m_walked, end);
     while ( vm->p2m_cursor < end )
     {
         unsigned long i = vm->p2m_cursor++;
@@ -347,7 +348,11 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
         }
     }
     if ( !rc )
+    {
         vm->p2m_cursor = 0;
+        if ( at.end > end * 512 && !vm->p2m_odd )
+            vm->p2m_odd = end + 1;
+    }
     clear_page(scratch);
     spin_unlock(&vm->p2m_lock);
 
