@@ -68,13 +68,13 @@ pub fn migrated(dom0: &mut Dom0) -> Verdict {
 
 /// Memory and maxmem, in MiB: far apart, and where the P2M just fills a page table, or just does not.
 const SHAPES: &[(u32, u32)] = &[
+    (200, 65536),
+    (301, 2560),
     (256, 1024),
     (256, 1026),
     (256, 1022),
     (129, 131),
-    (301, 2560),
     (256, 4096),
-    (200, 65536),
 ];
 
 /// One guest after the other.

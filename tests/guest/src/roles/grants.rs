@@ -18,12 +18,11 @@ const PAGE: usize = 4096;
 
 pub fn play() -> Result<()> {
     let held = parameter("vmcrypt.grants")?.as_deref() == Some("held");
-    let domid = own_domid()?;
-    let kept = held.then(|| Mapped::new(domid)).transpose()?;
+    let kept = held.then(Mapped::new).transpose()?;
     heartbeat(Role::Grants, |round| {
         sleep(Duration::from_millis(950));
         if kept.is_none() {
-            Mapped::new(domid)?.compare(round)?;
+            Mapped::new()?.compare(round)?;
         }
         Ok(format!("held={held}"))
     })
@@ -38,7 +37,9 @@ struct Mapped {
 }
 
 impl Mapped {
-    fn new(domid: u16) -> Result<Self> {
+    fn new() -> Result<Self> {
+        // A restore makes it another domain.
+        let domid = own_domid()?;
         let alloc = open("/dev/xen/gntalloc")?;
         let mut grant = Grant {
             domid,
