@@ -457,11 +457,13 @@ int vmcrypt_max_pages(struct domain *d, uint64_t pages)
  * had no memory for it.  A page that lies too far away for them is the guest's
  * all the same, and no record will be sealed while it has it.
  */
-bool vmcrypt_admits_pfn(struct domain *d, unsigned long pfn)
+bool vmcrypt_admits_pfn(struct domain *d, unsigned long pfn,
+                        unsigned int order)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
     unsigned long pfns, limit;
 
+    pfn += (1UL << order) - 1;
     if ( likely(!vm) || pfn < vm->pfns || !vmcrypt_sealed(vm) )
         return true;
 
