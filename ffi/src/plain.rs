@@ -70,3 +70,10 @@ pub unsafe extern "C" fn vmc_p2m_is_leaf(leaf: *const u64, base: u64, m2p: *cons
     };
     p2m::is_leaf(leaf, (base != u64::MAX).then_some(Pfn(base)), M2p(m2p))
 }
+
+/// PFNs below this number are saved of a guest whose P2M covers those below `end`; the last page table that maps it and
+/// differs from the one before it is number `change`, the last of all stands in `slot` of the table above.
+#[unsafe(no_mangle)]
+pub extern "C" fn vmc_p2m_saved_end(end: u64, change: u64, slot: u64) -> u64 {
+    p2m::saved_end(end, change, slot)
+}

@@ -30,7 +30,7 @@ static const struct {
       "tables and texts" },
     { "vmc_measure_begin vmc_measure_add vmc_measure_page vmc_measure_end",
       "an unkeyed hash of what dom0 loaded" },
-    { "vmc_plain_gain vmc_plain_lose vmc_plain_has vmc_p2m_is_leaf", "classes of frames" },
+    { "vmc_plain_gain vmc_plain_lose vmc_plain_has vmc_p2m_is_leaf vmc_p2m_saved_end", "classes of frames" },
     { "vmc_page_in_flight vmc_page_unnoticed vmc_page_dirtied vmc_page_tracking",
       "sets of page numbers" },
     { "vmc_record_capacity vmc_record_is", "sizes" },

@@ -49,6 +49,26 @@ pub fn is_leaf(leaf: &[u64; LEAF_ENTRIES], base: Option<Pfn>, m2p: M2p<'_>) -> b
     })
 }
 
+/// PFNs that one page table of the lowest level covers where it maps a P2M.
+const TABLE_PFNS: u64 = (LEAF_ENTRIES * LEAF_ENTRIES) as u64;
+
+/// PFNs below this number are saved of a guest whose P2M covers those below `end`: libxc leaves out what the guest's last
+/// page tables cover if they are all the same one, which stands for memory that is not there (Xen:
+/// `tools/libs/guest/xg_sr_save_x86_pv.c`, `map_p2m_list()`). The last of them that differs
+/// from the one before it is number `change`, which libxc counts from the first, but compares with the last one's `slot` in
+/// the table above.
+pub const fn saved_end(end: u64, change: u64, slot: u64) -> u64 {
+    let tables = if change == slot {
+        change.saturating_add(1)
+    } else {
+        change
+    };
+    match tables.checked_mul(TABLE_PFNS) {
+        Some(saved) if saved > 0 && saved < end => saved,
+        _ => end,
+    }
+}
+
 /// Whether `entry` names no frame of the domain.
 fn is_absent(entry: u64, m2p: M2p<'_>) -> bool {
     entry == INVALID || (entry & FOREIGN != 0 && entry & IDENTITY == 0 && m2p.pfn(entry & !FOREIGN).is_some())

@@ -253,7 +253,7 @@ const ENTRIES: [Entry; 55] = [
         Refusal::Exporting,
         Errno::EBUSY,
         "exporting",
-        "memory limit cannot be raised while the domain is saved or migrated; try again afterwards",
+        "domain cannot grow while it is saved or migrated; try again afterwards",
     ),
     Entry(
         Refusal::TablesDiffer,

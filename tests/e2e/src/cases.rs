@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod owner;
 pub mod refuse;
 pub mod serial;
+pub mod shape;
 pub mod tamper;
 pub mod timing;
 pub mod vectors;
@@ -131,6 +132,8 @@ pub const ON_DEMAND: &[&str] = &[
     "hostile-fuzz-full-debug",
     "timing",
     "unmapped",
+    // One guest after the other.
+    "shapes",
     // What CI does on the release build, its canaries, and what Xen writes by itself.
     "attacks-debug",
     "canary-xl-life",
@@ -175,6 +178,41 @@ pub const ALL: &[Case] = &[
         "save-paused-race",
         "the paused guest and a copy are unpaused at once, or the copy is destroyed meanwhile",
         In(Config::TWO_CPUS, fresh::save_paused_race),
+    ),
+    case(
+        "maxmem",
+        "room for more memory than there is at start: two cycles, and a checkpoint between them",
+        In(Config::VMCRYPT, shape::maxmem),
+    ),
+    case(
+        "grown",
+        "grown above its memory at start, shrunk below it, saved at each size",
+        In(Config::VMCRYPT, shape::grown),
+    ),
+    case(
+        "hotplug",
+        "more memory than its limit at start: Linux adds memory that it did not know of",
+        In(Config::VMCRYPT, shape::hotplug),
+    ),
+    case(
+        "grants",
+        "a guest that maps a grant and unmaps it: two cycles",
+        In(Config::VMCRYPT, shape::grants),
+    ),
+    case(
+        "grants-held",
+        "a guest that has a grant mapped: saved and restored",
+        In(Config::VMCRYPT, shape::grants_held),
+    ),
+    case(
+        "maxmem-migrate",
+        "room for more memory than there is at start, grown: migrated, twice",
+        In(Config::TWO_CPUS, shape::migrated),
+    ),
+    case(
+        "shapes",
+        "memory and maxmem far apart, and next to what a P2M leaf or its page table covers",
+        In(Config::VMCRYPT, shape::shapes),
     ),
     case(
         "attacks",

@@ -16,6 +16,8 @@ pub struct Spec {
     pub name: String,
     /// Memory at start.
     pub memory_mib: u32,
+    /// The most that it may have, if that is more.
+    pub max_memory_mib: Option<u32>,
     /// Virtual CPUs.
     pub vcpus: u32,
     /// How many it may have at most.
@@ -36,6 +38,7 @@ impl Spec {
         Spec {
             name: name.to_owned(),
             memory_mib: 128,
+            max_memory_mib: None,
             vcpus: 1,
             max_vcpus: 1,
             uuid: None,
@@ -61,6 +64,14 @@ impl Spec {
     /// The same with another size.
     pub fn memory_mib(self, memory_mib: u32) -> Spec {
         Spec { memory_mib, ..self }
+    }
+
+    /// The same with room for more memory than it has at start.
+    pub fn max_memory_mib(self, max_memory_mib: u32) -> Spec {
+        Spec {
+            max_memory_mib: Some(max_memory_mib),
+            ..self
+        }
     }
 
     /// The same with more virtual CPUs.
@@ -114,6 +125,7 @@ impl Spec {
             max_vcpus,
             ..
         } = self;
+        let max_memory_mib = self.max_memory_mib.unwrap_or(*memory_mib);
         let kernel = match self.grub {
             true => format!("kernel = \"{GRUB}\"\n"),
             false => format!(
@@ -123,7 +135,7 @@ impl Spec {
         };
         let mut config = format!(
             "name = \"{name}\"\ntype = \"pv\"\n{kernel}\
-             memory = {memory_mib}\nmaxmem = {memory_mib}\nvcpus = {vcpus}\nmaxvcpus = {max_vcpus}\n\
+             memory = {memory_mib}\nmaxmem = {max_memory_mib}\nvcpus = {vcpus}\nmaxvcpus = {max_vcpus}\n\
              on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n"
         );
         if let Some(uuid) = self.uuid {

@@ -45,6 +45,10 @@ pub fn prepare(role: Role) -> Result<()> {
             busybox(&["ip", "addr", "add", &address, "dev", "eth0"])?;
             busybox(&["ip", "link", "set", "eth0", "up"])
         }
+        Role::Grants => {
+            load_module("xen_gntalloc")?;
+            load_module("xen_gntdev")
+        }
         Role::Secret | Role::Dirty | Role::Regs | Role::Echo | Role::Spill | Role::Fork | Role::Storm => {
             Ok(())
         }

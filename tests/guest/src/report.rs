@@ -27,6 +27,8 @@ pub enum Role {
     Fork,
     /// Has processes that map, touch and unmap memory all the time, and others that end at once.
     Storm,
+    /// Maps a page that the guest grants to itself.
+    Grants,
 }
 
 impl Role {
@@ -40,6 +42,7 @@ impl Role {
         (Role::Spill, "spill"),
         (Role::Fork, "fork"),
         (Role::Storm, "storm"),
+        (Role::Grants, "grants"),
     ];
 
     /// The role's name on the command line and in reports.

@@ -5,6 +5,7 @@ mod dirty;
 mod disk;
 mod echo;
 mod fork;
+mod grants;
 mod net;
 mod regs;
 mod secret;
@@ -27,6 +28,7 @@ pub fn play(role: Role) {
         Role::Spill => spill::play(),
         Role::Fork => fork::play(),
         Role::Storm => storm::play(),
+        Role::Grants => grants::play(),
     };
     if let Err(error) = outcome {
         fail(role, &format!("{error:#}"));

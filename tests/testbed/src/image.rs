@@ -44,7 +44,7 @@ const HOST_PACKAGES: &[&str] = &["mmdebstrap", "e2fsprogs", "xz-utils", "zstd", 
 const DISK_SIZE: &str = "12G";
 
 const DOM0_MODULES: &[&str] = &["virtio_blk", "crc32c_generic", "ext4", "9p", "9pnet_virtio"];
-const GUEST_MODULES: &[&str] = &["xen-blkfront", "xen-netfront"];
+const GUEST_MODULES: &[&str] = &["xen-blkfront", "xen-netfront", "xen-gntalloc", "xen-gntdev"];
 /// Another kernel, packed in another way, for what depends on a kernel's form.
 const OTHER_KERNEL: &str = "linux-image-cloud-amd64";
 /// Where the guests' kernel lies on dom0's disk: Debian's, unpacked.

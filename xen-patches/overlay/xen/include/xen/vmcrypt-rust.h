@@ -1430,6 +1430,14 @@ bool vmc_p2m_is_leaf(const uint64_t *leaf,
                      uint64_t mfns);
 
 /**
+ * PFNs below this number are saved of a guest whose P2M covers those below `end`; the last page table that maps it and
+ * differs from the one before it is number `change`, the last of all stands in `slot` of the table above.
+ */
+uint64_t vmc_p2m_saved_end(uint64_t end,
+                           uint64_t change,
+                           uint64_t slot);
+
+/**
  * Largest number of bytes that the domain's record can take.
  *
  * # Safety

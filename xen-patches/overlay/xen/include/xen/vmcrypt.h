@@ -92,6 +92,13 @@ int vmcrypt_domain_kill(struct domain *d);
 int vmcrypt_max_pages(struct domain *d, uint64_t pages);
 
 /*
+ * The domain is about to have pages from @pfn on; false if Xen has no memory for
+ * that now.
+ */
+bool vmcrypt_admits_pfn(struct domain *d, unsigned long pfn,
+                        unsigned int order);
+
+/*
  * What is printed of @len bytes that dom0 writes to the console, at most 128;
  * @len becomes its length.  Called with the console's lock held.
  */
@@ -145,6 +152,9 @@ static inline int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
 static inline int vmcrypt_domain_kill(struct domain *d) { return 0; }
 static inline int vmcrypt_max_pages(struct domain *d, uint64_t pages)
 { return 0; }
+static inline bool vmcrypt_admits_pfn(struct domain *d, unsigned long pfn,
+                                      unsigned int order)
+{ return true; }
 static inline const char *vmcrypt_dom0_says(const char *text,
                                             unsigned int *len)
 { return text; }

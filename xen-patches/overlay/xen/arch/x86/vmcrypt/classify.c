@@ -91,8 +91,12 @@ void vmcrypt_type_lost(struct page_info *page, unsigned long type)
     vmcrypt_lose(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
 }
 
-/* The frame that @va leads to in the validated page tables under @root. */
-mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va)
+/*
+ * The frame that @va leads to in the validated page tables under @root, or the
+ * table of level @last on the way.
+ */
+static mfn_t walk(const struct domain *d, mfn_t root, unsigned long va,
+                  unsigned int last)
 {
     unsigned int level;
     mfn_t mfn = root;
@@ -100,7 +104,7 @@ mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va)
     if ( !__addr_ok(va) )
         return INVALID_MFN;
 
-    for ( level = 4; level; level-- )
+    for ( level = 4; level > last; level-- )
     {
         static const unsigned long types[] = {
             0, PGT_l1_page_table, PGT_l2_page_table, PGT_l3_page_table,
@@ -130,6 +134,11 @@ mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va)
     }
 
     return mfn;
+}
+
+mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va)
+{
+    return walk(d, root, va, 0);
 }
 
 bool vmcrypt_is_leaf(const void *page, unsigned long base)
@@ -188,7 +197,7 @@ unsigned long vmcrypt_count_leaves(struct vmcrypt_domain *vm)
     unsigned long i, count = 0;
 
     spin_lock(&vm->p2m_lock);
-    for ( i = 0; i < vm->leaves; i++ )
+    for ( i = 0; i < vm->p2m_walked; i++ )
         count += still_leaf(vm, vm->leaf[i]);
     spin_unlock(&vm->p2m_lock);
 
@@ -200,7 +209,7 @@ static void unmark_p2m(struct vmcrypt_domain *vm)
 {
     unsigned long i;
 
-    for ( i = 0; i < vm->leaves; i++ )
+    for ( i = 0; i < vm->p2m_walked; i++ )
     {
         mfn_t mfn = vm->leaf[i];
 
@@ -210,24 +219,83 @@ static void unmark_p2m(struct vmcrypt_domain *vm)
     }
 }
 
-/* Where a running guest says that its P2M is. */
+/*
+ * Where a running guest says that its P2M is, as far as libxc saves it: what lies
+ * behind it libxc takes for ordinary pages, and does not write to in a restore.
+ */
 struct p2m_place vmcrypt_p2m_place(const struct domain *d)
 {
     const struct arch_shared_info *arch = &d->shared_info->native.arch;
-    unsigned long cr3 = ACCESS_ONCE(arch->p2m_cr3);
-
-    return (struct p2m_place){
+    unsigned long cr3 = ACCESS_ONCE(arch->p2m_cr3), i, tables, change = 0;
+    struct p2m_place at = {
         .root = cr3 ? _mfn(xen_cr3_to_pfn(cr3)) : INVALID_MFN,
         .va = ACCESS_ONCE(arch->p2m_vaddr),
         .end = ACCESS_ONCE(arch->max_pfn),
+        .generation = ACCESS_ONCE(arch->p2m_generation),
     };
+    mfn_t mfn, before = INVALID_MFN;
+
+    if ( !mfn_valid(at.root) || !at.end || at.end > VMCRYPT_P2M_MOST )
+        return at;
+
+    tables = ((at.va & ((1UL << L2_PAGETABLE_SHIFT) - 1)) +
+              DIV_ROUND_UP(at.end, 512) * PAGE_SIZE - 1) >> L2_PAGETABLE_SHIFT;
+    for ( i = 0; i <= tables; i++, before = mfn )
+    {
+        mfn = walk(d, at.root, at.va + (i << L2_PAGETABLE_SHIFT), 1);
+        if ( i && !mfn_eq(mfn, before) )
+            change = i;
+    }
+    at.end = vmc_p2m_saved_end(at.end, change, l2_table_offset(at.va) + tables);
+
+    return at;
+}
+
+/* dom0 begins to look at the P2M, and keeps to what it finds. */
+void vmcrypt_p2m_shown(struct vmcrypt_domain *vm, struct p2m_place at)
+{
+    spin_lock(&vm->p2m_lock);
+    vm->p2m_shown = at;
+    spin_unlock(&vm->p2m_lock);
+}
+
+/*
+ * Whether a save brings the whole P2M back.  libxc writes to what it took for the
+ * P2M when the save began, whatever is there now.
+ */
+int vmcrypt_p2m_check(struct vmcrypt_domain *vm, struct p2m_place at)
+{
+    const struct p2m_place *shown = &vm->p2m_shown;
+    unsigned long odd;
+    bool same;
+
+    spin_lock(&vm->p2m_lock);
+    odd = vm->p2m_odd;
+    same = mfn_eq(shown->root, at.root) && shown->va == at.va &&
+           shown->end == at.end && shown->generation == at.generation;
+    spin_unlock(&vm->p2m_lock);
+
+    if ( odd )
+    {
+        printk(XENLOG_WARNING "VMCrypt: %pd: the P2M has no leaf for PFN %#lx\n",
+               vm->d, (odd - 1) * 512);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_P2M_MISMATCH);
+    }
+    if ( !same )
+    {
+        printk(XENLOG_WARNING "VMCrypt: %pd: the P2M changed since dom0 began to save\n",
+               vm->d);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
+    }
+
+    return 0;
 }
 
 int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
                      enum p2m_walker who)
 {
     const struct domain *d = vm->d;
-    unsigned long end = DIV_ROUND_UP(at.end, 512UL);
+    unsigned long end;
     void *scratch = vmcrypt_scratch();
     bool unclear = false;
     int rc = 0;
@@ -247,13 +315,19 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
         vm->p2m_cursor = 0;
     vm->p2m_walker = who;
     if ( !vm->p2m_cursor )
+    {
         unmark_p2m(vm);
+        vm->p2m_odd = vm->p2m_walked = 0;
+    }
 
-    end = min(end, vm->leaves);
+    end = min(DIV_ROUND_UP(min(at.end, VMCRYPT_P2M_MOST), 512), vm->leaves);
+    /* The guest may shorten it while the walk goes on. */
+    vm->p2m_walked = max(vm->p2m_walked, end);
     while ( vm->p2m_cursor < end )
     {
         unsigned long i = vm->p2m_cursor++;
         mfn_t mfn = vmcrypt_walk(d, at.root, at.va + i * PAGE_SIZE);
+        bool leaf = false;
 
         if ( mfn_valid(mfn) && page_get_owner(mfn_to_page(mfn)) == d &&
              !is_special_page(mfn_to_page(mfn)) )
@@ -266,10 +340,13 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
                 if ( vmcrypt_gain(vm, get_gpfn_from_mfn(mfn_x(mfn)),
                                   VMC_CLASS_P2M) )
                     vm->leaf[i] = mfn;
+                leaf = true;
             }
             else
                 unclear = true;
         }
+        if ( !leaf && !vm->p2m_odd )
+            vm->p2m_odd = i + 1;
 
         if ( !(i & 15) && hypercall_preempt_check() )
         {
@@ -278,7 +355,11 @@ int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
         }
     }
     if ( !rc )
+    {
         vm->p2m_cursor = 0;
+        if ( at.end > end * 512 && !vm->p2m_odd )
+            vm->p2m_odd = end + 1;
+    }
     clear_page(scratch);
     spin_unlock(&vm->p2m_lock);
 

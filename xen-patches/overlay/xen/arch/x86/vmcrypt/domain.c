@@ -151,6 +151,12 @@ void vmcrypt_domain_destroy(struct domain *d)
     xfree(vm);
 }
 
+/* A P2M has leaves for memory that a guest may get, too. */
+static unsigned long leaves_for(unsigned long pfns)
+{
+    return vmcrypt_pfn_limit(pfns) / 512;
+}
+
 /* Memory that grows with the domain.  Called while the domain cannot run. */
 int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
 {
@@ -158,7 +164,7 @@ int vmcrypt_attach(struct vmcrypt_domain *vm, unsigned long pfns)
 
     vmcrypt_detach(vm);
     vm->pfns = pfns;
-    vm->leaves = DIV_ROUND_UP(pfns, 512);
+    vm->leaves = leaves_for(pfns);
     vm->plain = vzalloc(words * sizeof(*vm->plain));
     vm->exported = vzalloc(words * sizeof(*vm->exported));
     vm->fresh = vzalloc(words * sizeof(*vm->fresh));
@@ -206,7 +212,7 @@ void vmcrypt_detach(struct vmcrypt_domain *vm)
     vfree(vm->leaf);
     vm->plain = vm->exported = vm->fresh = NULL;
     vm->leaf = NULL;
-    vm->pfns = vm->leaves = vm->p2m_cursor = 0;
+    vm->pfns = vm->leaves = vm->p2m_cursor = vm->p2m_walked = 0;
 }
 
 enum VmcState vmcrypt_state(struct vmcrypt_domain *vm)
@@ -390,17 +396,72 @@ bool vmcrypt_page_freed(struct domain *d, const struct page_info *page)
     return true;
 }
 
+/* Gets the domain, which is sealed, tables for PFNs below @pfns. */
+static int grow(struct vmcrypt_domain *vm, unsigned long pfns)
+{
+    unsigned long i, old, leaves = leaves_for(pfns);
+    uint64_t *plain, *exported, *fresh;
+    mfn_t *leaf;
+    uint8_t *tags;
+    bool exporting, grown = false;
+
+    plain = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*plain));
+    exported = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*exported));
+    fresh = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*fresh));
+    tags = vzalloc(pfns * 16);
+    leaf = vzalloc(leaves * sizeof(*leaf));
+    if ( !plain || !exported || !fresh || !tags || !leaf )
+    {
+        vfree(plain);
+        vfree(exported);
+        vfree(fresh);
+        vfree(tags);
+        vfree(leaf);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
+    }
+    for ( i = 0; i < leaves; i++ )
+        leaf[i] = INVALID_MFN;
+
+    spin_lock(&vm->p2m_lock);
+    spin_lock(&vm->lock);
+    old = vm->pfns;
+    exporting = vmc_domain_exporting(vm->rust, vmcrypt_idle(vm, 0));
+    /* Another vCPU may have been faster, or dom0 have begun to destroy it. */
+    if ( !exporting && pfns > old &&
+         vmc_domain_state(vm->rust) != VMC_STATE_DYING )
+    {
+        memcpy(plain, vm->plain, BITS_TO_LONGS(old) * sizeof(*plain));
+        memcpy(leaf, vm->leaf, vm->p2m_walked * sizeof(*leaf));
+        SWAP(plain, vm->plain);
+        SWAP(exported, vm->exported);
+        SWAP(fresh, vm->fresh);
+        SWAP(tags, vm->tags);
+        SWAP(leaf, vm->leaf);
+        vm->pfns = pfns;
+        vm->leaves = leaves;
+        vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->fresh,
+                          vm->tags, pfns);
+        grown = true;
+    }
+    spin_unlock(&vm->lock);
+    spin_unlock(&vm->p2m_lock);
+
+    vmcrypt_wipe(tags, (grown ? old : pfns) * 16);
+    vfree(plain);
+    vfree(exported);
+    vfree(fresh);
+    vfree(tags);
+    vfree(leaf);
+
+    return exporting ? vmcrypt_refuse(vm, VMC_REFUSAL_EXPORTING) : 0;
+}
+
 /* A sealed domain may get more pages than it had when it was sealed. */
 int vmcrypt_max_pages(struct domain *d, uint64_t pages)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
     /* A limit beyond all of the machine's memory is none. */
-    unsigned long i, pfns = min_t(uint64_t, pages, max_page);
-    unsigned long old, leaves = DIV_ROUND_UP(pfns, 512);
-    uint64_t *plain, *exported, *fresh;
-    mfn_t *leaf;
-    uint8_t *tags;
-    bool exporting;
+    unsigned long pfns = min_t(uint64_t, pages, max_page);
 
     if ( !vm )
         return 0;
@@ -421,52 +482,34 @@ int vmcrypt_max_pages(struct domain *d, uint64_t pages)
         break;
     }
 
-    old = vm->pfns;
-    if ( pfns <= old )
-        return 0;
+    return pfns > vm->pfns ? grow(vm, pfns) : 0;
+}
 
-    plain = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*plain));
-    exported = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*exported));
-    fresh = vzalloc(BITS_TO_LONGS(pfns) * sizeof(*fresh));
-    tags = vzalloc(pfns * 16);
-    leaf = vzalloc(leaves * sizeof(*leaf));
-    if ( !plain || !exported || !fresh || !tags || !leaf )
+/*
+ * A guest takes PFNs as it likes, the highest first if it is Linux.  The tables
+ * cannot grow while they are in use; then the guest asks again later, as if Xen
+ * had no memory for it.  A page that lies too far away for them is the guest's
+ * all the same, and no record will be sealed while it has it.
+ */
+bool vmcrypt_admits_pfn(struct domain *d, unsigned long pfn,
+                        unsigned int order)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(d);
+    unsigned long pfns, limit;
+
+    pfn += (1UL << order) - 1;
+    if ( likely(!vm) || pfn < vm->pfns || !vmcrypt_sealed(vm) )
+        return true;
+
+    limit = vmcrypt_pfn_limit(domain_tot_pages(d));
+    if ( pfn >= limit )
     {
-        vfree(plain);
-        vfree(exported);
-        vfree(fresh);
-        vfree(tags);
-        vfree(leaf);
-        return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
+        vm->beyond = pfn;
+        return true;
     }
 
-    spin_lock(&vm->p2m_lock);
-    spin_lock(&vm->lock);
-    exporting = vmc_domain_exporting(vm->rust, vmcrypt_idle(vm, 0));
-    if ( !exporting )
-    {
-        memcpy(plain, vm->plain, BITS_TO_LONGS(old) * sizeof(*plain));
-        for ( i = 0; i < leaves; i++ )
-            leaf[i] = i < vm->leaves ? vm->leaf[i] : INVALID_MFN;
-        SWAP(plain, vm->plain);
-        SWAP(exported, vm->exported);
-        SWAP(fresh, vm->fresh);
-        SWAP(tags, vm->tags);
-        SWAP(leaf, vm->leaf);
-        vm->pfns = pfns;
-        vm->leaves = leaves;
-        vmc_domain_attach(vm->rust, vm->plain, vm->exported, vm->fresh,
-                          vm->tags, pfns);
-    }
-    spin_unlock(&vm->lock);
-    spin_unlock(&vm->p2m_lock);
+    /* Not for each page anew. */
+    pfns = ROUNDUP(max(pfn + 1, vm->pfns + vm->pfns / 4), 1UL << 15);
 
-    vmcrypt_wipe(tags, (exporting ? pfns : old) * 16);
-    vfree(plain);
-    vfree(exported);
-    vfree(fresh);
-    vfree(tags);
-    vfree(leaf);
-
-    return exporting ? vmcrypt_refuse(vm, VMC_REFUSAL_EXPORTING) : 0;
+    return !grow(vm, min(pfns, limit));
 }

@@ -336,14 +336,18 @@ static int map_foreign(struct vmcrypt_domain *vm, l1_pgentry_t *nl1e)
     {
         /* xl maps shared_info before it maps the P2M that this leads to. */
         if ( mfn_eq(mfn, _mfn(virt_to_mfn(vm->d->shared_info))) &&
-             vmcrypt_state(vm) == VMC_STATE_RUNNING )
+             vmcrypt_sealed(vm) )
         {
-            rc = vmcrypt_mark_p2m(vm, vmcrypt_p2m_place(vm->d), WALK_MAP);
+            struct p2m_place p2m = vmcrypt_p2m_place(vm->d);
+
+            rc = vmcrypt_state(vm) == VMC_STATE_RUNNING
+                 ? vmcrypt_mark_p2m(vm, p2m, WALK_MAP) : 0;
             if ( rc )
             {
                 count_map(mfn, -1);
                 return rc;
             }
+            vmcrypt_p2m_shown(vm, p2m);
         }
         return 0;
     }

@@ -58,7 +58,7 @@ static void find_p2m(const struct found *f)
 {
     struct domain *d = f->vm->d;
     struct p2m_place at = vmcrypt_p2m_place(d);
-    unsigned long i, end = DIV_ROUND_UP(min(at.end, f->pfns), 512UL);
+    unsigned long i, end = DIV_ROUND_UP(min(at.end, VMCRYPT_P2M_MOST), 512);
     void *scratch = vmcrypt_scratch();
 
     for ( i = 0; mfn_valid(at.root) && i < end; i++ )

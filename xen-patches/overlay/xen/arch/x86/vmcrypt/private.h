@@ -42,6 +42,24 @@ enum page_kind {
     KIND_PINNED = 8, /* in the tag of a page table, beside its level */
 };
 
+/*
+ * PFNs leave room for holes, but not for any number somebody likes: the tables of
+ * a domain cost 16 bytes for each.
+ */
+static inline unsigned long vmcrypt_pfn_limit(unsigned long pages)
+{
+    return 16 * pages + (1UL << 20);
+}
+
+/* PFNs that a P2M may cover: 8 TiB of them take 4,096 page tables to look at. */
+#define VMCRYPT_P2M_MOST (1UL << 31)
+
+struct p2m_place {
+    mfn_t root;              /* page tables in which the P2M is mapped */
+    unsigned long va, end;   /* where, and the first PFN that is not saved */
+    unsigned long generation; /* as the guest counts its changes */
+};
+
 struct vmcrypt_domain {
     struct domain *d;
 
@@ -69,12 +87,17 @@ struct vmcrypt_domain {
     uint64_t *plain, *exported, *fresh;
     uint8_t *tags;
     size_t wiped;  /* bytes of the tags that are wiped already */
+    unsigned long beyond; /* a PFN that they do not reach, for the log */
 
     /* P2M leaves found by the last walk, or INVALID_MFN. */
     spinlock_t p2m_lock;
     mfn_t *leaf;
-    unsigned long leaves, p2m_cursor;
+    unsigned long leaves, p2m_cursor, p2m_walked;
     unsigned int p2m_walker;
+    /* The first place, plus one, where it found something else. */
+    unsigned long p2m_odd;
+    /* Where the P2M was when dom0 began to look at it. */
+    struct p2m_place p2m_shown;
 
     /* Progress of the guest's suspend hypercall, and who made it. */
     bool p2m_marked;
@@ -205,11 +228,9 @@ int vmcrypt_class_of(unsigned long type);
 int vmcrypt_type_class(const struct page_info *page);
 mfn_t vmcrypt_walk(const struct domain *d, mfn_t root, unsigned long va);
 /* Notes every valid P2M leaf as plain; -ERESTART asks to be called again. */
-struct p2m_place {
-    mfn_t root;             /* page tables in which the P2M is mapped */
-    unsigned long va, end;  /* where, and the first PFN not covered */
-};
 struct p2m_place vmcrypt_p2m_place(const struct domain *d);
+void vmcrypt_p2m_shown(struct vmcrypt_domain *vm, struct p2m_place at);
+int vmcrypt_p2m_check(struct vmcrypt_domain *vm, struct p2m_place at);
 enum p2m_walker { WALK_MAP, WALK_SUSPEND, WALK_SEAL };
 int vmcrypt_mark_p2m(struct vmcrypt_domain *vm, struct p2m_place at,
                      enum p2m_walker who);

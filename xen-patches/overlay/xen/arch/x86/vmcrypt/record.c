@@ -246,6 +246,9 @@ static int export(struct vmcrypt_domain *vm,
     /* The Rust part would say so, too: after registers were copied. */
     if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NOT_SUSPENDED);
+    rc = vmcrypt_p2m_check(vm, p2m);
+    if ( rc )
+        return rc;
     buffer = vzalloc(capacity);
     if ( !buffer )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NO_MEMORY);
@@ -274,6 +277,9 @@ static int export(struct vmcrypt_domain *vm,
     verdict = vmc_record_seal(vm->rust, &facts, buffer, capacity, &len);
     spin_unlock(&vm->lock);
 
+    if ( verdict == VMC_REFUSAL_INCOMPLETE + 1 && vm->beyond )
+        printk(XENLOG_WARNING "VMCrypt: %pd: a page at PFN %#lx or beyond cannot be saved\n",
+               d, vm->pfns);
     if ( verdict )
         rc = vmcrypt_refuse(vm, verdict - 1);
     else if ( (rc = vmcrypt_ledger_saved(vm, &facts)) != 0 )
@@ -363,9 +369,8 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
      */
     if ( evc->size < sizeof(head) || !vmc_record_is(head, sizeof(head)) )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_FORMAT);
-    /* PFNs leave room for holes, but not for any number dom0 likes. */
     if ( evc->size > PAGE_SIZE + (1 + d->max_vcpus) * state_size() +
-                     (16UL * domain_tot_pages(d) + (1UL << 20)) / 8 )
+                     vmcrypt_pfn_limit(domain_tot_pages(d)) / 8 )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RECORD_SIZE);
 
     vmcrypt_forget_record(vm);

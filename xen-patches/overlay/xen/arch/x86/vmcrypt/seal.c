@@ -108,8 +108,7 @@ static int seal_size(struct vmcrypt_domain *vm)
     {
         unsigned long pfn = pfn_of(page_to_mfn(page));
 
-        /* PFNs leave room for holes, but not for any number dom0 likes. */
-        if ( pfn < 4 * (unsigned long)domain_tot_pages(d) + (1UL << 20) )
+        if ( pfn < vmcrypt_pfn_limit(domain_tot_pages(d)) )
             vm->seal.highest = max(vm->seal.highest, pfn);
 
         if ( !(vm->seal.cursor % SLICE) && hypercall_preempt_check() )
