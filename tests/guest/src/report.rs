@@ -32,7 +32,7 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Role, &str); 9] = [
+    const ALL: [(Role, &str); 10] = [
         (Role::Secret, "secret"),
         (Role::Dirty, "dirty"),
         (Role::Regs, "regs"),
