@@ -22,7 +22,7 @@ pub fn busy(dom0: &mut Dom0) -> Verdict {
 
 /// A guest whose page tables come and go while the tools look at them.
 pub fn storm(dom0: &mut Dom0) -> Verdict {
-    const TIMES: u32 = 3;
+    const TIMES: u32 = 2;
     let spec = Spec::new("stormy")
         .memory_mib(384)
         .vcpus(2)

@@ -2,17 +2,18 @@
 //! are forked and end.
 #![allow(unsafe_code)] // A process that lives in a loop of system calls, on addresses of its own choice.
 
-use super::{fail, fork, heartbeat};
-use anyhow::{Result, ensure};
+use super::{fork, heartbeat};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use std::io;
-use std::thread;
+use std::thread::sleep;
+use std::time::Duration;
 use vmcrypt_guest::Role;
 
 /// Processes that map.
 const MAPPERS: u64 = 12;
-/// Threads that fork, beside them.
-const FORKERS: u32 = 2;
+/// Processes that fork, beside them.
+const FORKERS: u64 = 2;
 /// What they leave to others: all that these ask for.
 const LEAST: i32 = 19;
 /// Bytes that are mapped at a time, so many pages of which are touched.
@@ -23,44 +24,42 @@ const PLACE: usize = 0x1000_0000_0000;
 const STEPS: [usize; 3] = [1 << 39, 1 << 30, 1 << 21];
 
 pub fn play() -> Result<()> {
-    let mut mappers = Vec::new();
-    for number in 1..=MAPPERS {
-        // SAFETY: the child allocates nothing and takes no lock: it makes system calls, and ends by one.
-        let child = unsafe {
-            let child = libc::fork();
-            if child == 0 {
-                libc::nice(LEAST);
-                libc::_exit(map(number));
-            }
-            child
-        };
-        ensure!(child > 0, "fork: {}", io::Error::last_os_error());
-        mappers.extend(Pid::from_raw(child));
-    }
-    for _ in 1..FORKERS {
-        thread::spawn(|| {
-            // SAFETY: it is this thread alone that waits, and its children.
-            unsafe { libc::nice(LEAST) };
-            loop {
-                if let Err(error) = fork::fork() {
-                    fail(Role::Storm, &format!("{error:#}"));
-                }
-            }
-        });
-    }
+    // Processes of their own: a fork would stop the other roles' threads for as long as it takes.
+    let children = (0..MAPPERS + FORKERS).map(start).collect::<Result<Vec<Pid>>>()?;
     heartbeat(Role::Storm, |_| {
-        fork::fork()?;
-        for mapper in &mappers {
-            let ended = waitpid(Some(*mapper), WaitOptions::NOHANG)?;
-            ensure!(ended.is_none(), "a process that maps ended: {ended:?}");
+        sleep(Duration::from_millis(950));
+        for child in &children {
+            let ended = waitpid(Some(*child), WaitOptions::NOHANG)?;
+            ensure!(ended.is_none(), "a process ended: {ended:?}");
         }
         Ok(format!("mappers={MAPPERS} forkers={FORKERS}"))
     })
 }
 
+fn start(number: u64) -> Result<Pid> {
+    // SAFETY: the child allocates nothing and takes no lock: it makes system calls, and ends by one.
+    let child = unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            libc::nice(LEAST);
+            libc::_exit(if number < MAPPERS { map(number) } else { fork_on() });
+        }
+        child
+    };
+    Pid::from_raw(child)
+        .filter(|_| child > 0)
+        .with_context(|| format!("fork: {}", io::Error::last_os_error()))
+}
+
+/// Forks until that fails.
+fn fork_on() -> i32 {
+    while fork::fork().is_ok() {}
+    6
+}
+
 /// Maps, touches, looks and unmaps until something is wrong: what, by number.
 fn map(number: u64) -> i32 {
-    let mut state = number;
+    let mut state = number + 1;
     loop {
         let mut at = PLACE;
         for step in STEPS {
