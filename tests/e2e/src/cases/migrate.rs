@@ -64,7 +64,7 @@ pub fn migrate(dom0: &mut Dom0, guest: &mut Guest) -> Result<Answer, Problem> {
         "xl migrate -s '' {} 'tee {WIRE} | xl migrate-receive'",
         guest.name()
     );
-    let answer = dom0.must(&command, Duration::from_secs(420))?;
+    let answer = dom0.must(&command, Duration::from_secs(1200))?;
     guest.migrated = true;
     dom0.await_alive(guest)?;
     Ok(answer)
