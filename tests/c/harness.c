@@ -401,7 +401,7 @@ static void doors(void)
     {
         size_t len = vmc_weakness_text(weakness, &text);
 
-        CHECK("a weakness has a text", (len > 0) == (weakness <= VMC_WEAKNESS_FREQUENCY_REGISTERS));
+        CHECK("a weakness has a text", (len > 0) == (weakness <= VMC_WEAKNESS_NO_ACPI));
         for ( size_t i = 0; i < len; i++ )
             CHECK("a weakness's text is printable", text[i] >= ' ' && text[i] < 127);
     }
