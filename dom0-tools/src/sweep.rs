@@ -1,7 +1,6 @@
 //! A guest's memory as a curious administrator of dom0 sees it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
@@ -87,7 +86,7 @@ pub fn sweep(
     };
     let mut report = Report::default();
     let mut search = Search::new(needles);
-    let mut rings = rings(domain);
+    let mut rings = xen::rings(domain.id);
     let mut seen = Vec::new();
     for batch in frames.chunks(BATCH) {
         progress(report.frames_tried, frames.len() as u64);
@@ -118,22 +117,6 @@ pub fn sweep(
     }
     report.needles = search.tally();
     Ok(report)
-}
-
-/// Frames of the rings that the toolstack says are a PV guest's; none if the store does not answer.
-fn rings(domain: &Domain) -> Vec<Frame> {
-    let of = |ring| format!("/local/domain/{}/{ring}/ring-ref", domain.id.0);
-    let output = Command::new("xenstore-read")
-        .args(["store", "console"].map(of))
-        .stderr(Stdio::null())
-        .output();
-    let text = output.map_or(String::new(), |output| {
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    });
-    text.lines()
-        .filter_map(|line| line.parse().ok())
-        .map(Frame)
-        .collect()
 }
 
 impl Report {

@@ -3,6 +3,7 @@
 //! Numbers and layouts: `xen/include/public/` of Xen 4.20 (`xen.h`, `sysctl.h`, `domctl.h`, `memory.h`).
 
 use std::fmt;
+use std::process::{Command, Stdio};
 
 use serde::Serialize;
 use vmcrypt_core::Refusal;
@@ -315,4 +316,20 @@ pub fn uuid(handle: [u8; 16]) -> String {
         &digits[20..],
     ]
     .join("-")
+}
+
+/// Frames of xenstore's and the console's ring, as the toolstack says of a PV guest; none if the store does not answer.
+pub fn rings(domain: DomId) -> Vec<Frame> {
+    let of = |ring| format!("/local/domain/{}/{ring}/ring-ref", domain.0);
+    let output = Command::new("xenstore-read")
+        .args(["store", "console"].map(of))
+        .stderr(Stdio::null())
+        .output();
+    let text = output.map_or(String::new(), |output| {
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    text.lines()
+        .filter_map(|line| line.parse().ok())
+        .map(Frame)
+        .collect()
 }

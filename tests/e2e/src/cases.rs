@@ -134,6 +134,8 @@ pub const ON_DEMAND: &[&str] = &[
     "unmapped",
     // One guest after the other.
     "shapes",
+    // Its migration takes longer than all other cases of a run.
+    "page-table-storm",
     // What CI does on the release build, its canaries, and what Xen writes by itself.
     "attacks-debug",
     "canary-xl-life",

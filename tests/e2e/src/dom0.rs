@@ -1,7 +1,7 @@
 //! What a case does in dom0, in the words of somebody who sits there.
 
 use crate::case::{Problem, Verdict, demand};
-use crate::guest::{Guest, INITRD, KERNEL, Spec};
+use crate::guest::{Guest, Spec};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -156,16 +156,7 @@ impl Dom0 {
             self.run(&format!("truncate -s 64M /root/{name}.disk"))?;
         }
         if spec.grub {
-            self.run_for(
-                &format!(
-                    // GRUB reads an archive as it reads a file system.
-                    "mkdir -p /tmp/boot/grub && cp {KERNEL} {INITRD} /tmp/boot && \
-                     printf '%s\\n' 'linux /boot/vmlinux {}' 'initrd /boot/guest.cpio' boot >/tmp/boot/grub/grub.cfg && \
-                     tar -C /tmp -cf /root/{name}.disk boot && rm -r /tmp/boot",
-                    spec.command_line()
-                ),
-                LONG,
-            )?;
+            self.run(&format!("cp /share/grub.disk /root/{name}.disk"))?;
         }
         self.run(&format!("cat >/root/{name}.cfg <<'EOF'\n{}EOF", spec.xl_config()))?;
         self.must(&format!("xl create -q {options}/root/{name}.cfg"), LONG)?;

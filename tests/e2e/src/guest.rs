@@ -3,12 +3,6 @@
 use std::collections::HashMap;
 use vmcrypt_guest::Role;
 
-/// The kernel that a guest boots, as dom0 has it.
-pub const KERNEL: &str = "/boot/vmlinux";
-/// Its initramfs.
-pub const INITRD: &str = "/share/guest.cpio";
-const GRUB: &str = "/share/grub-xen";
-
 /// What to create.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -28,7 +22,7 @@ pub struct Spec {
     pub arguments: &'static str,
     /// What it does.
     pub roles: Vec<Role>,
-    /// Whether GRUB starts its kernel, from its disk.
+    /// Whether GRUB starts its kernel, from a disk that comes with the testbed, and gives it the role `secret` alone.
     pub grub: bool,
 }
 
@@ -106,16 +100,6 @@ impl Spec {
         Spec { grub: true, ..self }
     }
 
-    /// What is on its kernel's command line.
-    pub fn command_line(&self) -> String {
-        let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
-        format!(
-            "console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 vmcrypt.server=10.77.0.1:7777 {}",
-            roles.join(","),
-            self.arguments
-        )
-    }
-
     /// The configuration file for `xl create`.
     pub fn xl_config(&self) -> String {
         let Spec {
@@ -123,14 +107,18 @@ impl Spec {
             memory_mib,
             vcpus,
             max_vcpus,
+            arguments,
             ..
         } = self;
         let max_memory_mib = self.max_memory_mib.unwrap_or(*memory_mib);
+        let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
         let kernel = match self.grub {
-            true => format!("kernel = \"{GRUB}\"\n"),
+            true => "kernel = \"/share/grub-xen\"\n".to_owned(),
             false => format!(
-                "kernel = \"{KERNEL}\"\nramdisk = \"{INITRD}\"\nextra = \"{}\"\n",
-                self.command_line()
+                "kernel = \"/boot/vmlinux\"\nramdisk = \"/share/guest.cpio\"\n\
+                 extra = \"console=hvc0 loglevel=4 vmcrypt.roles={} vmcrypt.address=10.77.0.2/24 \
+                 vmcrypt.server=10.77.0.1:7777 {arguments}\"\n",
+                roles.join(",")
             ),
         };
         let mut config = format!(

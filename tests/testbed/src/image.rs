@@ -228,7 +228,7 @@ impl Image {
         archive.file("init", &fs::read(guest)?);
         write_if_changed(&share.join("guest.cpio"), &archive.finish())?;
         self.ensure_other_kernel(&share.join("vmlinuz-other"))?;
-        self.ensure_grub(&share.join("grub-xen"))?;
+        self.ensure_grub(&share)?;
         write_if_changed(&share.join("dom0-init.sh"), DOM0_INIT.as_bytes())
     }
 
@@ -247,13 +247,32 @@ impl Image {
         Ok(())
     }
 
-    /// GRUB as a PV guest's kernel.
-    fn ensure_grub(&self, file: &Path) -> Result<()> {
-        if file.exists() {
-            return Ok(());
+    /// GRUB as a PV guest's kernel, and a disk from which it loads what other guests are given.
+    fn ensure_grub(&self, share: &Path) -> Result<()> {
+        const MENU: &str =
+            "linux /vmlinux console=hvc0 loglevel=4 vmcrypt.roles=secret\ninitrd /guest.cpio\nboot\n";
+        let program = share.join("grub-xen");
+        if !program.exists() {
+            let tree = self.unpack(&PrivateApt::new(&[SUITE])?, "grub-xen-host")?;
+            fs::copy(tree.path().join("usr/lib/grub-xen/grub-x86_64-xen.bin"), program)?;
         }
-        let tree = self.unpack(&PrivateApt::new(&[SUITE])?, "grub-xen-host")?;
-        fs::copy(tree.path().join("usr/lib/grub-xen/grub-x86_64-xen.bin"), file)?;
+        let tree = tempfile::tempdir_in(&self.dir)?;
+        let grub = tree.path().join("boot/grub");
+        fs::create_dir_all(&grub)?;
+        fs::write(grub.join("grub.cfg"), MENU)?;
+        fs::copy(share.join("guest.cpio"), tree.path().join("guest.cpio"))?;
+        fs::write(
+            tree.path().join("vmlinux"),
+            unpack_kernel(&fs::read(self.kernel())?)?,
+        )?;
+        let disk = share.join("grub.disk");
+        let _ = fs::remove_file(&disk);
+        let mut make = Command::new("mke2fs");
+        make.args(["-q", "-t", "ext2", "-d"])
+            .arg(tree.path())
+            .arg(disk)
+            .arg("80M");
+        cmd::output(&mut make)?;
         Ok(())
     }
 

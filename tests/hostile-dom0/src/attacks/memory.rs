@@ -3,8 +3,7 @@
 use super::{Attack, Came, Scene, after, let_through, secret_in};
 use crate::calls::{address, entry, foreign, map_at, mmu_update, mmuext, update};
 use anyhow::{Context, Result};
-use vmcrypt_tools::pv;
-use vmcrypt_tools::xen::{self, Frame, PageType};
+use vmcrypt_tools::xen::{self, Frame};
 
 pub const ATTACKS: &[Attack] = &[
     Attack::new("map-all", "1", "map and read every page", |scene| {
@@ -189,15 +188,10 @@ fn with_flags(scene: &Scene<'_>, flags: u64) -> Result<Came> {
 }
 
 fn console_ring(scene: &Scene<'_>) -> Result<Frame> {
-    let pages = scene.prey.pages(scene.xen)?;
-    for (_, frame, _) in pages.iter().filter(|(_, _, kind)| *kind == PageType::Data) {
-        if let Some(page) = scene.read(*frame)?
-            && pv::is_start_info(&page)
-        {
-            return Ok(Frame(pv::rings(&page)[1]));
-        }
-    }
-    anyhow::bail!("no start_info was found")
+    let [_, console] = xen::rings(scene.id())[..] else {
+        anyhow::bail!("the store does not say where the rings are");
+    };
+    Ok(console)
 }
 
 const PIN_L1: u32 = 0;

@@ -323,7 +323,7 @@ int vmcrypt_prepare_suspend(struct domain *d)
         vm->p2m_marked = false;
         vm->suspends = current;
         /* An argument of the call (public/sched.h, SCHEDOP_shutdown). */
-        name_start_info(vm, _mfn(current->arch.user_regs.rdx));
+        name_start_info(vm, _mfn(guest_cpu_user_regs()->rdx));
     }
 
     return rc;
