@@ -149,12 +149,17 @@ pub const ON_DEMAND: &[&str] = &[
     "wipe-panic-halts",
 ];
 
-/// Every case, the newest first. Those on VMCrypt run before the controls.
+/// Every case: attacks, then the newest first. Those on VMCrypt run before the controls.
 pub const ALL: &[Case] = &[
+    case(
+        "attacks",
+        "none of them succeeds (table and JSON in target/testbed)",
+        In(Config::TWO_CPUS, hostile::attacks),
+    ),
     case(
         "pvgrub",
         "a guest that GRUB starts: checkpoint, two cycles, migration; no start_info is shown while it runs",
-        In(Config::TWO_CPUS, loader::pvgrub),
+        In(Config::VMCRYPT, loader::pvgrub),
     ),
     case(
         "refused-restart",
@@ -215,11 +220,6 @@ pub const ALL: &[Case] = &[
         "shapes",
         "memory and maxmem far apart, and next to what a P2M leaf or its page table covers",
         In(Config::VMCRYPT, shape::shapes),
-    ),
-    case(
-        "attacks",
-        "none of them succeeds (table and JSON in target/testbed)",
-        In(Config::TWO_CPUS, hostile::attacks),
     ),
     case(
         "vcpu-mode",
