@@ -134,7 +134,7 @@ pub const ON_DEMAND: &[&str] = &[
     "unmapped",
     // One guest after the other.
     "shapes",
-    // Its migration takes longer than all other cases of a run.
+    // Its migration did not end within seven minutes on a busy host.
     "page-table-storm",
     // What CI does on the release build, its canaries, and what Xen writes by itself.
     "attacks-debug",

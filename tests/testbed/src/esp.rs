@@ -1,11 +1,11 @@
 //! An EFI system partition from which GRUB starts Xen, as on an installed host.
 
 use crate::image::Image;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use vmcrypt_host::hostpkg;
+use vmcrypt_host::{cmd, hostpkg};
 
 /// OVMF, and GRUB for it.
 const PACKAGES: &[&str] = &["grub-common", "grub-efi-amd64-bin", "ovmf"];
@@ -39,20 +39,13 @@ pub fn make(image: &Image, hypervisor: &Path, xen: &str, dom0: &str, dir: &Path)
             "search --file --set=root /xen\nmultiboot2 /xen {xen}\nmodule2 /vmlinuz {dom0}\nmodule2 /initrd\nboot\n"
         ),
     )?;
-    let output = Command::new("grub-mkimage")
-        .args(["-O", "x86_64-efi", "-p", "/", "-c"])
+    let mut make = Command::new("grub-mkimage");
+    make.args(["-O", "x86_64-efi", "-p", "/", "-c"])
         .arg(&script)
         .arg("-o")
         .arg(loader.join("BOOTX64.EFI"))
-        .args(MODULES)
-        .output()
-        .context("starting grub-mkimage")?;
-    ensure!(
-        output.status.success(),
-        "grub-mkimage ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+        .args(MODULES);
+    cmd::output(&mut make)?;
     let variables = dir.join("variables.fd");
     fs::copy(VARIABLES, &variables).with_context(|| format!("copying {VARIABLES}"))?;
     Ok(System { partition, variables })

@@ -326,7 +326,7 @@ pub fn cycle(dom0: &mut Dom0, guest: &mut Guest) -> Verdict {
 }
 
 /// Saves, and fails if the image holds the secret.
-pub fn save_clean(dom0: &mut Dom0, guest: &Guest) -> Result<Answer, Problem> {
+fn save_clean(dom0: &mut Dom0, guest: &Guest) -> Result<Answer, Problem> {
     let save = dom0.save(guest)?;
     let lines = dom0.secret_lines(&guest.image())?;
     demand!(lines == 0, "{lines} lines of the secret are in the image");

@@ -1,7 +1,7 @@
 //! Guests whose kernel is not started by the domain builder.
 
 use crate::case::{Verdict, demand};
-use crate::cases::cycle::save_clean;
+use crate::cases::cycle::cycle;
 use crate::cases::migrate::migrate;
 use crate::dom0::{Dom0, LONG};
 use crate::guest::Spec;
@@ -20,8 +20,7 @@ pub fn pvgrub(dom0: &mut Dom0) -> Verdict {
     demand!(lines == 0, "{lines} lines of the secret are in the image");
     dom0.await_alive(&mut guest)?;
     for _ in 0..2 {
-        save_clean(dom0, &guest)?;
-        dom0.restore(&mut guest)?;
+        cycle(dom0, &mut guest)?;
     }
     migrate(dom0, &mut guest)?;
     Ok(

@@ -20,6 +20,9 @@ pub fn busy(dom0: &mut Dom0) -> Verdict {
     migrated(dom0, &[Role::Secret, Role::Dirty])
 }
 
+/// Limit for the migration of a guest that leaves dom0 hardly any time.
+const STORM_LIMIT: Duration = Duration::from_secs(1200);
+
 /// A guest whose page tables come and go while the tools look at them.
 pub fn storm(dom0: &mut Dom0) -> Verdict {
     const TIMES: u32 = 2;
@@ -30,7 +33,7 @@ pub fn storm(dom0: &mut Dom0) -> Verdict {
     let mut guest = dom0.create(spec)?;
     let mut seconds = 0.0;
     for _ in 0..TIMES {
-        seconds += migrate(dom0, &mut guest)?.time.as_secs_f64();
+        seconds += migrate_within(dom0, &mut guest, STORM_LIMIT)?.time.as_secs_f64();
         let lines = dom0.secret_lines(WIRE)?;
         demand!(lines == 0, "{lines} lines of the secret went over the wire");
     }
@@ -60,11 +63,15 @@ fn migrated(dom0: &mut Dom0, roles: &[Role]) -> Verdict {
 
 /// Migrates a guest and waits for signs of life.
 pub fn migrate(dom0: &mut Dom0, guest: &mut Guest) -> Result<Answer, Problem> {
+    migrate_within(dom0, guest, Duration::from_secs(420))
+}
+
+fn migrate_within(dom0: &mut Dom0, guest: &mut Guest, limit: Duration) -> Result<Answer, Problem> {
     let command = format!(
         "xl migrate -s '' {} 'tee {WIRE} | xl migrate-receive'",
         guest.name()
     );
-    let answer = dom0.must(&command, Duration::from_secs(1200))?;
+    let answer = dom0.must(&command, limit)?;
     guest.migrated = true;
     dom0.await_alive(guest)?;
     Ok(answer)
