@@ -17,6 +17,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 use vmcrypt_guest::secret;
 use vmcrypt_host::apt::PrivateApt;
 use vmcrypt_host::progress::Step;
@@ -256,16 +257,24 @@ impl Image {
             let tree = self.unpack(&PrivateApt::new(&[SUITE])?, "grub-xen-host")?;
             fs::copy(tree.path().join("usr/lib/grub-xen/grub-x86_64-xen.bin"), program)?;
         }
+        let (disk, initrd) = (share.join("grub.disk"), share.join("guest.cpio"));
+        let changed = |file: &Path| -> Result<SystemTime> { Ok(fs::metadata(file)?.modified()?) };
+        // Unpacking the kernel takes seconds, at the start of each run.
+        if let Ok(made) = changed(&disk)
+            && made > changed(&initrd)?
+            && made > changed(&self.kernel())?
+        {
+            return Ok(());
+        }
         let tree = tempfile::tempdir_in(&self.dir)?;
         let grub = tree.path().join("boot/grub");
         fs::create_dir_all(&grub)?;
         fs::write(grub.join("grub.cfg"), MENU)?;
-        fs::copy(share.join("guest.cpio"), tree.path().join("guest.cpio"))?;
+        fs::copy(initrd, tree.path().join("guest.cpio"))?;
         fs::write(
             tree.path().join("vmlinux"),
             unpack_kernel(&fs::read(self.kernel())?)?,
         )?;
-        let disk = share.join("grub.disk");
         let _ = fs::remove_file(&disk);
         let mut make = Command::new("mke2fs");
         make.args(["-q", "-t", "ext2", "-d"])
