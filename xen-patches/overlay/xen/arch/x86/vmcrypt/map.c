@@ -250,7 +250,7 @@ static int bind(struct vmcrypt_domain *vm, const struct page_info *page,
 static bool postpone(struct vmcrypt_domain *vm, mfn_t mfn, bool changes,
                      struct VmcTicket *ticket, void *scratch)
 {
-    if ( changes && paging_mode_log_dirty(vm->d) )
+    if ( changes )
         paging_mark_dirty(vm->d, mfn);
     if ( !vmcrypt_asked_again(vm, mfn) )
         return false;
