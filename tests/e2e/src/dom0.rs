@@ -158,7 +158,11 @@ impl Dom0 {
         if spec.grub {
             self.run(&format!("cp /share/grub.disk /root/{name}.disk"))?;
         }
-        self.run(&format!("cat >/root/{name}.cfg <<'EOF'\n{}EOF", spec.xl_config()))?;
+        // What an earlier guest of this name said is not this one's.
+        self.run(&format!(
+            "rm -f {CONSOLES}/guest-{name}.log; cat >/root/{name}.cfg <<'EOF'\n{}EOF",
+            spec.xl_config()
+        ))?;
         self.must(&format!("xl create -q {options}/root/{name}.cfg"), LONG)?;
         Ok(Guest::new(spec))
     }

@@ -172,7 +172,7 @@ pub fn save_paused_race(dom0: &mut Dom0) -> Verdict {
     const TURNS: u32 = 4;
     let spec = Spec::new("original").memory_mib(96);
     let mut guest = dom0.create(spec.clone())?;
-    let config = twin(dom0, &guest, "copy")?;
+    let mut config = twin(dom0, &guest, "copy")?;
     let mut copies = 0;
     for turn in 0..TURNS {
         leave_paused(dom0, &guest)?;
@@ -206,6 +206,7 @@ pub fn save_paused_race(dom0: &mut Dom0) -> Verdict {
         // Who has its life now, or had it, is asked for no further sign of it.
         dom0.run("xl destroy original; xl destroy copy; true")?;
         guest = dom0.create(spec.clone())?;
+        config = twin(dom0, &guest, "copy")?;
     }
     Ok(format!(
         "{TURNS} turns: {copies} times the copy had the life, else the original, never both or none"
