@@ -264,17 +264,43 @@ pub unsafe extern "C" fn vmc_page_tracking(domain: *mut VmcDomain, kept: bool) {
     }
 }
 
-/// Forgets that page `pfn` was exported: it left the domain.
+/// Forgets that page `pfn` was exported: it is shown otherwise from now on.
 ///
 /// # Safety
 /// As for [`vmc_page_begin`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_page_forget(domain: *mut VmcDomain, pfn: u64) {
     // SAFETY: by the caller's promise.
+    forget(unsafe { locked(domain) }, Pfn(pfn));
+}
+
+/// Takes note that page `pfn`, noted as plain of `class` or not, left the domain, while a `live` save is under way or not.
+///
+/// # Safety
+/// As for [`vmc_page_begin`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmc_page_freed(domain: *mut VmcDomain, pfn: u64, class: u32, live: bool) {
+    // SAFETY: by the caller's promise.
     let domain = unsafe { locked(domain) };
-    let plain = domain.plain().contains(Pfn(pfn));
+    let pfn = Pfn(pfn);
+    let owed = live && domain.exported().contains(pfn);
+    forget(domain, pfn);
+    if domain.plain().remove(pfn)
+        && let Some(class) = PlainClass::from_number(class)
+    {
+        domain.control.plain_lost(class);
+    }
+    if owed {
+        domain.fresh().remove(pfn);
+        let own = domain.accounts();
+        own.control.owe_page(pfn, own.exported, own.tags);
+    }
+}
+
+fn forget(domain: &mut VmcDomain, pfn: Pfn) {
+    let plain = domain.plain().contains(pfn);
     let own = domain.accounts();
-    own.control.forget_page(Pfn(pfn), plain, own.exported, own.tags);
+    own.control.forget_page(pfn, plain, own.exported, own.tags);
 }
 
 /// First half of taking `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is

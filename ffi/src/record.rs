@@ -143,7 +143,8 @@ fn seal(domain: &mut VmcDomain, facts: &mut VmcFacts, buffer: &mut [u8]) -> Resu
 
 /// Opens the record in `buffer`, which must belong to the domain with handle `uuid`, in place: afterwards
 /// its parts stand there in clear. The domain's keys
-/// are those of the record's session from now on, and it is under the key that the record was sealed under.
+/// are those of the record's session from now on, and it is under the key that the record was sealed under. After
+/// [`Refusal::RecordDomain`] `facts` says whose record it is.
 ///
 /// # Safety
 /// As for [`vmc_domain_own`](crate::key::vmc_domain_own); `buffer` is Xen's own.
@@ -164,19 +165,25 @@ pub unsafe extern "C" fn vmc_record_open(
             &mut *facts,
         )
     };
-    let opened = stack::wiped(|| open(domain, uuid, buffer));
+    let opened = stack::wiped(|| open(domain, uuid, buffer, &mut out.uuid));
     if opened.is_err() {
         domain.forget_record();
     }
     verdict(opened.map(|facts| *out = facts))
 }
 
-fn open(domain: &mut VmcDomain, uuid: &[u8; 16], buffer: &mut [u8]) -> Result<VmcFacts, Refusal> {
+fn open(
+    domain: &mut VmcDomain,
+    uuid: &[u8; 16],
+    buffer: &mut [u8],
+    recorded: &mut [u8; 16],
+) -> Result<VmcFacts, Refusal> {
     domain.forget_record();
     let header = Header::read(buffer)?;
     take_key(domain, uuid, header.key)?;
     decrypt(domain, &header, buffer)?;
     let facts = Facts::open(buffer)?;
+    *recorded = facts.uuid;
     if facts.uuid != *uuid {
         return Err(Refusal::RecordDomain);
     }

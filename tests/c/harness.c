@@ -198,6 +198,7 @@ static void cycle(uint32_t backend)
     vmc_plain_gain(g.domain, PAGES + 1000, 2);
     vmc_plain_lose(g.domain, ~0ull, 2);
     vmc_page_forget(g.domain, ~0ull);
+    vmc_page_freed(g.domain, ~0ull, 2, true);
     CHECK("a page that does not exist is not plain", !vmc_plain_has(g.domain, ~0ull));
 
     vmc_plain_lose(g.domain, 64, 2);

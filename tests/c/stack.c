@@ -107,6 +107,13 @@ static void forgets(void)
     vmc_page_forget(subject->domain, 10);
 }
 
+/* A page that dom0 has is the domain's no more. */
+static void frees(void)
+{
+    exports_page();
+    vmc_page_freed(subject->domain, 10, VMC_CLASS_P2M, true);
+}
+
 static void ends_session(void)
 {
     exports_page();
@@ -370,6 +377,7 @@ static void backend(const char *name, uint32_t backend_number, bool possible)
     memset(&page, 0x5a, sizeof(page));
     CHECK("encrypting in place", residue(encrypts) == 0);
     CHECK("encrypting a copy", residue(encrypts_copy) == 0);
+    CHECK("a page that is freed", residue(frees) == 0);
     CHECK("restoring", residue(restores) == 0);
     CHECK("canary: what is not wiped", residue(leaves) == 8);
     vmc_page_abandon(g.domain, &ticket);

@@ -270,12 +270,24 @@ impl Domain {
         }
     }
 
+    /// Takes note that the domain gave `pfn` back, of which dom0 has what was exported: until a page stands there again and
+    /// is exported, what dom0 has is not the domain. The caller forgot the page, and has it out of the fresh ones.
+    pub fn owe_page(&mut self, pfn: Pfn, exported: PfnSet<'_>, tags: &mut [PageTag]) {
+        let slot = usize::try_from(pfn.0).ok().and_then(|index| tags.get_mut(index));
+        if let (Some(session), Some(slot)) = (&mut self.session, slot)
+            && exported.insert(pfn)
+        {
+            *slot = PageTag::default();
+            session.digests.private.add(slot);
+        }
+    }
+
     /// Digests, identifier and number for a record that binds `bound` pages, if every one was exported, and
     /// its latest content.
     ///
     /// # Errors
     /// [`Refusal::Incomplete`] if one was not exported, while one is being exported, or while the domain may run;
-    /// [`Refusal::Stale`] if one was written since.
+    /// [`Refusal::Stale`] if one was written since; [`Refusal::GivenBack`] if dom0 has pages that are not the domain's any more.
     pub fn export(
         &mut self,
         bound: u64,
@@ -283,7 +295,8 @@ impl Domain {
         fresh: PfnSet<'_>,
     ) -> Result<(SessionId, u64, Digests), Refusal> {
         if !exported.is_subset(fresh) {
-            return Err(Refusal::Stale);
+            let more = self.session.as_ref().is_some_and(|s| s.exported() > bound);
+            return Err(if more { Refusal::GivenBack } else { Refusal::Stale });
         }
         match (&mut self.session, self.state) {
             (Some(s), State::Suspended) if !s.stale && self.in_flight == 0 && s.exported() == bound => {

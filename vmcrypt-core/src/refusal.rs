@@ -115,6 +115,8 @@ pub enum Refusal {
     P2mUnclear = 53,
     /// dom0 gave no memory in which a record fits.
     RecordBuffer = 54,
+    /// The domain gave back pages that were exported.
+    GivenBack = 55,
 }
 
 /// What there is to know about a reason: the errno that the caller sees, a short name, and what happened, whose
@@ -122,7 +124,7 @@ pub enum Refusal {
 struct Entry(Refusal, Errno, &'static str, &'static str);
 
 /// Every reason, in numeric order.
-const ENTRIES: [Entry; 55] = [
+const ENTRIES: [Entry; 56] = [
     Entry(
         Refusal::WritableMap,
         Errno::EPERM,
@@ -452,6 +454,12 @@ const ENTRIES: [Entry; 55] = [
         Errno::EMSGSIZE,
         "record-buffer",
         "memory that dom0's tool gave for the record is too small or cannot be accessed; save again, or mend the tool",
+    ),
+    Entry(
+        Refusal::GivenBack,
+        Errno::EAGAIN,
+        "given-back",
+        "the guest gave memory back while it was migrated; let its balloon settle, then migrate it again",
     ),
 ];
 

@@ -20,6 +20,7 @@ pub mod owner;
 pub mod refuse;
 pub mod serial;
 pub mod shape;
+pub mod steps;
 pub mod tamper;
 pub mod timing;
 pub mod vectors;
@@ -134,6 +135,8 @@ pub const ON_DEMAND: &[&str] = &[
     "unmapped",
     // One guest after the other.
     "shapes",
+    "variants",
+    "steps-200",
     // Its migration did not end within seven minutes on a busy host.
     "page-table-storm",
     // What CI does on the release build, its canaries, and what Xen writes by itself.
@@ -155,6 +158,16 @@ pub const ALL: &[Case] = &[
         "attacks",
         "none of them succeeds (table and JSON in target/testbed)",
         In(Config::TWO_CPUS, hostile::attacks),
+    ),
+    case(
+        "steps",
+        "40 random steps of an administrator: after each the guest is there and intact",
+        In(Config::VMCRYPT, steps::short),
+    ),
+    case(
+        "steps-200",
+        "200 of them (VMCRYPT_STEPS_SEED: another seed)",
+        In(Config::VMCRYPT, steps::long),
     ),
     case(
         "pvgrub",
@@ -220,6 +233,11 @@ pub const ALL: &[Case] = &[
         "shapes",
         "memory and maxmem far apart, and next to what a P2M leaf or its page table covers",
         In(Config::VMCRYPT, shape::shapes),
+    ),
+    case(
+        "variants",
+        "vCPUs, CPU policy, TSC, memory map, bounce buffers",
+        In(Config::VMCRYPT, shape::varied),
     ),
     case(
         "vcpu-mode",

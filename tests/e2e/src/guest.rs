@@ -20,6 +20,8 @@ pub struct Spec {
     pub uuid: Option<&'static str>,
     /// Added to its kernel's command line.
     pub arguments: &'static str,
+    /// Lines added to its configuration.
+    pub configuration: &'static str,
     /// What it does.
     pub roles: Vec<Role>,
     /// Whether GRUB starts its kernel, from a disk that comes with the testbed, and gives it the role `secret` alone.
@@ -37,6 +39,7 @@ impl Spec {
             max_vcpus: 1,
             uuid: None,
             arguments: "",
+            configuration: "",
             roles: vec![Role::Secret],
             grub: false,
         }
@@ -95,6 +98,14 @@ impl Spec {
         Spec { arguments, ..self }
     }
 
+    /// The same with more in its configuration.
+    pub fn configuration(self, configuration: &'static str) -> Spec {
+        Spec {
+            configuration,
+            ..self
+        }
+    }
+
     /// The same, started by GRUB.
     pub fn grub(self) -> Spec {
         Spec { grub: true, ..self }
@@ -108,6 +119,7 @@ impl Spec {
             vcpus,
             max_vcpus,
             arguments,
+            configuration,
             ..
         } = self;
         let max_memory_mib = self.max_memory_mib.unwrap_or(*memory_mib);
@@ -124,7 +136,7 @@ impl Spec {
         let mut config = format!(
             "name = \"{name}\"\ntype = \"pv\"\n{kernel}\
              memory = {memory_mib}\nmaxmem = {max_memory_mib}\nvcpus = {vcpus}\nmaxvcpus = {max_vcpus}\n\
-             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n"
+             on_crash = \"preserve\"\non_reboot = \"destroy\"\non_poweroff = \"destroy\"\n{configuration}"
         );
         if let Some(uuid) = self.uuid {
             config += &format!("uuid = \"{uuid}\"\n");

@@ -78,6 +78,7 @@ pub fn run(selected: &[&'static Case], options: &Options) -> Result<Outcome> {
         let (free, shared) = part.into_iter().partition(|case| case.machine().is_none());
         let queue = Queue {
             waiting: Mutex::new(by_machine(shared)),
+            machines: Mutex::new(Vec::new()),
             outcome: Mutex::new(outcome),
             options,
             image: &image,
@@ -103,6 +104,8 @@ const MAX_LANES: usize = 4;
 /// The cases that no lane has begun yet, and what came out of the others.
 struct Queue<'a> {
     waiting: Mutex<Vec<&'static Case>>,
+    /// What each lane has booted. Locked after `waiting`.
+    machines: Mutex<Vec<Option<Config>>>,
     outcome: Mutex<Outcome>,
     options: &'a Options,
     image: &'a Image,
@@ -113,7 +116,9 @@ impl Queue<'_> {
     fn run(&self, free: Vec<&'static Case>) -> Result<()> {
         let lanes = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_LANES));
         thread::scope(|scope| {
-            let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(|| self.lane())).collect();
+            let lanes: Vec<_> = (0..lanes)
+                .map(|number| scope.spawn(move || self.lane(number)))
+                .collect();
             lanes
                 .into_iter()
                 .try_for_each(|lane| lane.join().expect("a lane returns its errors"))
@@ -126,9 +131,9 @@ impl Queue<'_> {
     }
 
     /// Runs cases until none is left, on the machine that is up as long as there are cases for it.
-    fn lane(&self) -> Result<()> {
+    fn lane(&self, number: usize) -> Result<()> {
         let mut running: Option<(Config, Dom0)> = None;
-        while let Some(case) = self.next(running.as_ref().map(|(config, _)| *config)) {
+        while let Some(case) = self.next(number, running.as_ref().map(|(config, _)| *config)) {
             let Body::In(config, body) = case.body else {
                 continue;
             };
@@ -149,13 +154,17 @@ impl Queue<'_> {
         Ok(())
     }
 
-    /// The next case: one for the machine that is up, if there is one.
-    fn next(&self, up: Option<Config>) -> Option<&'static Case> {
+    /// The next case for a lane: one for the machine that it has up, or else for one that no other lane has.
+    fn next(&self, lane: usize, up: Option<Config>) -> Option<&'static Case> {
         let mut waiting = self.waiting.lock().expect("no lane panicked");
-        let fits = waiting
-            .iter()
-            .position(|case| up.is_some() && case.machine() == up);
-        (!waiting.is_empty()).then(|| waiting.remove(fits.unwrap_or(0)))
+        let mut machines = self.machines.lock().expect("no lane panicked");
+        if machines.len() <= lane {
+            machines.resize(lane + 1, None);
+        }
+        machines[lane] = up;
+        let taken = choose(&waiting, up, &machines).map(|place| waiting.remove(place));
+        machines[lane] = taken.and_then(Case::machine);
+        taken
     }
 
     /// Runs one case, prints its line, keeps its verdict.
@@ -191,6 +200,14 @@ impl Queue<'_> {
         }
         Ok(())
     }
+}
+
+/// Which of the cases that wait fits a lane that has `up` running, where all lanes have `machines`.
+fn choose(waiting: &[&Case], up: Option<Config>, machines: &[Option<Config>]) -> Option<usize> {
+    let place = |fits: &dyn Fn(Option<Config>) -> bool| waiting.iter().position(|case| fits(case.machine()));
+    place(&|machine| up.is_some() && machine == up)
+        .or_else(|| place(&|machine| !machines.contains(&machine)))
+        .or((!waiting.is_empty()).then_some(0))
 }
 
 /// Boots the machine that a configuration describes; its console goes to `dir`.
@@ -268,6 +285,19 @@ mod tests {
             sorted,
             ["no-xsave", "canary-image", "save-restore", "five-cycles", "off"]
         );
+    }
+
+    #[test]
+    fn a_lane_leaves_to_another_what_that_has_booted() {
+        let names = ["restore-cpus", "race", "save-restore", "maxmem"].map(str::to_owned);
+        let waiting = select(&names).unwrap();
+        let [two, _, one, _] = [0, 1, 2, 3].map(|number| waiting[number].machine());
+        assert_eq!(choose(&waiting, None, &[None]), Some(0));
+        assert_eq!(choose(&waiting, None, &[two, None]), Some(2));
+        assert_eq!(choose(&waiting, one, &[two, one]), Some(2));
+        assert_eq!(choose(&waiting[..2], one, &[two, one]), Some(0));
+        assert_eq!(choose(&waiting[..2], None, &[two, None]), Some(0));
+        assert_eq!(choose(&[], two, &[two]), None);
     }
 
     #[test]

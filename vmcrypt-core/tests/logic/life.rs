@@ -131,6 +131,14 @@ impl Guest {
             .forget_page(Pfn(pfn), Self::is_plain(pfn), exported, &self.tags);
     }
 
+    /// Forgets a page that the domain gave back while a live save had it.
+    fn give_back(&mut self, pfn: u64) {
+        self.forget(pfn);
+        PfnSet::new(&self.fresh).remove(Pfn(pfn));
+        self.domain
+            .owe_page(Pfn(pfn), PfnSet::new(&self.words), &mut self.tags);
+    }
+
     fn export_all(&mut self) {
         for pfn in 0..PFNS {
             assert_eq!(self.begin().is_some(), self.domain.state() != State::Dying);
@@ -163,6 +171,27 @@ fn a_page_written_since_its_export_withholds_the_record() {
         guest.begin();
         guest.end_fresh(pfn, 1);
         assert!(guest.export(PFNS).is_ok());
+    }
+}
+
+/// What receives a live save has the page: no record says that the domain does not.
+#[test]
+fn a_page_given_back_withholds_the_record_until_another_stands_there() {
+    // What stands there next is private at first.
+    for pfn in (0..PFNS).filter(|pfn| !Guest::is_plain(*pfn)) {
+        let mut guest = Guest::new(domain_in(State::Suspended));
+        guest.export_all();
+        guest.give_back(pfn);
+        assert_eq!(guest.export(PFNS - 1), Err(Refusal::GivenBack));
+        assert_eq!(guest.export(PFNS), Err(Refusal::Stale));
+        guest.begin();
+        guest.end_fresh(pfn, 1);
+        let (_, _, digests) = guest.export(PFNS).unwrap();
+        let mut other = Guest::new(domain_in(State::Suspended));
+        other.export_all();
+        other.begin();
+        other.end_fresh(pfn, 1);
+        assert_eq!(other.export(PFNS).unwrap().2, digests);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Guests whose PFNs are not simply those below their memory at start.
 
-use crate::case::{Problem, Verdict};
+use crate::case::{Problem, Verdict, demand};
 use crate::cases::cycle::{cycle, resize};
 use crate::cases::migrate::migrate;
 use crate::dom0::{Dom0, LONG, SHORT};
@@ -89,6 +89,63 @@ pub fn shapes(dom0: &mut Dom0) -> Verdict {
         dom0.run(&format!("rm -f {}", guest.image()))?;
     }
     Ok(format!("saved and restored: {}", done.join(", ")))
+}
+
+/// Guests that differ in something else than memory.
+fn variants() -> Vec<(&'static str, Spec)> {
+    let small = || Spec::new("variant").memory_mib(112);
+    vec![
+        ("33 vCPUs", small().memory_mib(192).vcpus(33)),
+        ("8 vCPUs, 7 of them offline", small().max_vcpus(8)),
+        ("E820 map of the host", small().configuration("e820_host = 1\n")),
+        (
+            "memory exchanged for bounce buffers",
+            small().arguments("swiotlb=force"),
+        ),
+        (
+            "no XSAVE in its policy",
+            small().configuration("cpuid = \"host,xsave=0\"\n"),
+        ),
+        (
+            "no AES in its policy",
+            small().configuration("cpuid = \"host,aes=0\"\n"),
+        ),
+        (
+            "TSC emulated",
+            small().configuration("tsc_mode = \"always_emulate\"\n"),
+        ),
+        ("TSC native", small().configuration("tsc_mode = \"native\"\n")),
+    ]
+}
+
+/// One variant after the other: a checkpoint, two cycles, and the end of each is told.
+pub fn varied(dom0: &mut Dom0) -> Verdict {
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for (what, spec) in variants() {
+        dom0.note(&format!("\nvariant: {what}"));
+        match variant(dom0, spec) {
+            Ok(()) => good.push(what.to_owned()),
+            Err(Problem::Fail(said)) => bad.push(format!("{what}: {said}")),
+            Err(other) => return Err(other),
+        }
+        dom0.clean()?;
+    }
+    demand!(
+        bad.is_empty(),
+        "{}; these came back: {}",
+        bad.join("; "),
+        good.join(", ")
+    );
+    Ok(good.join(", "))
+}
+
+fn variant(dom0: &mut Dom0, spec: Spec) -> Result<(), Problem> {
+    let mut guest = dom0.create(spec)?;
+    checkpoint(dom0, &mut guest)?;
+    cycle(dom0, &mut guest)?;
+    cycle(dom0, &mut guest)?;
+    Ok(())
 }
 
 /// Saves a guest that goes on.

@@ -542,6 +542,10 @@ typedef enum VmcRefusal {
    * dom0 gave no memory in which a record fits.
    */
   VMC_REFUSAL_RECORD_BUFFER = 54,
+  /**
+   * The domain gave back pages that were exported.
+   */
+  VMC_REFUSAL_GIVEN_BACK = 55,
 } VmcRefusal;
 
 /**
@@ -1362,12 +1366,23 @@ void vmc_page_tracking(struct VmcDomain *domain,
                        bool kept);
 
 /**
- * Forgets that page `pfn` was exported: it left the domain.
+ * Forgets that page `pfn` was exported: it is shown otherwise from now on.
  *
  * # Safety
  * As for [`vmc_page_begin`].
  */
 void vmc_page_forget(struct VmcDomain *domain, uint64_t pfn);
+
+/**
+ * Takes note that page `pfn`, noted as plain of `class` or not, left the domain, while a `live` save is under way or not.
+ *
+ * # Safety
+ * As for [`vmc_page_begin`].
+ */
+void vmc_page_freed(struct VmcDomain *domain,
+                    uint64_t pfn,
+                    uint32_t class_,
+                    bool live);
 
 /**
  * First half of taking `page`, which stands at `pfn`, into the digest of a restore: a private page (`kind` 0) is
@@ -1469,7 +1484,8 @@ Verdict vmc_record_seal(struct VmcDomain *domain,
 /**
  * Opens the record in `buffer`, which must belong to the domain with handle `uuid`, in place: afterwards
  * its parts stand there in clear. The domain's keys
- * are those of the record's session from now on, and it is under the key that the record was sealed under.
+ * are those of the record's session from now on, and it is under the key that the record was sealed under. After
+ * [`Refusal::RecordDomain`] `facts` says whose record it is.
  *
  * # Safety
  * As for [`vmc_domain_own`](crate::key::vmc_domain_own); `buffer` is Xen's own.

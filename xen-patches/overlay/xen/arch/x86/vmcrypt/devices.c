@@ -7,6 +7,7 @@
  */
 #include <xen/acpi.h>
 #include <xen/iocap.h>
+#include <xen/msi.h>
 #include <xen/pci.h>
 #include <xen/pci_ids.h>
 #include <xen/pmstat.h>
@@ -37,6 +38,23 @@ bool vmcrypt_denies_msix(unsigned long first, unsigned long last)
             rangeset_overlaps_range(mmio_ro_ranges, first, last)) &&
            vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_prepare_msix,
                           "names memory that is not dom0's to write");
+}
+
+/*
+ * For each further entry Xen reads from the device again where its table begins,
+ * and dom0 can have such a read go astray: what is written must lie in what was
+ * judged, and in one page, since neighbours are not mapped beside each other.
+ */
+bool vmcrypt_denies_msix_entry(const struct arch_msix *msix, paddr_t entry)
+{
+    unsigned long first = PFN_DOWN(entry);
+    unsigned long last = PFN_DOWN(entry + PCI_MSIX_ENTRY_SIZE - 1);
+
+    return opt_vmcrypt &&
+           (first < msix->table.first || last > msix->table.last ||
+            first != last) &&
+           vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_map_pirq,
+                          "the device's table is elsewhere now");
 }
 
 /* --- Devices ------------------------------------------------------------ */

@@ -389,8 +389,8 @@ bool vmcrypt_page_freed(struct domain *d, const struct page_info *page)
 
     vmcrypt_reset_maps(mfn);
     spin_lock(&vm->lock);
-    vmc_plain_lose(vm->rust, pfn, class);
-    vmc_page_forget(vm->rust, pfn);
+    /* A live save may have sent it; what receives it would not take it back. */
+    vmc_page_freed(vm->rust, pfn, class, paging_mode_log_dirty(d));
     spin_unlock(&vm->lock);
 
     return true;

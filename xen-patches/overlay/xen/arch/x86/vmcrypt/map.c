@@ -116,6 +116,12 @@ static unsigned int frame_kind(struct vmcrypt_domain *vm,
     return VMC_FRAME_CHANGING;
 }
 
+/*
+ * A guest that forks without a rest changes the type of some page all the time.
+ * All of these tries take a tenth of a millisecond.
+ */
+#define SNAPSHOT_TRIES 64
+
 /* Copies a page that may change class, and says whether it did not. */
 static bool snapshot(struct vmcrypt_domain *vm, struct page_info *page,
                      void *scratch, bool p2m, enum page_kind *kind)
@@ -287,7 +293,7 @@ static int make_replica(struct vmcrypt_domain *vm, struct page_info *page,
     }
 
     if ( view == VMC_VIEW_SNAPSHOT )
-        for ( tries = 0; !plain && tries < 4; tries++ )
+        for ( tries = 0; !plain && tries < SNAPSHOT_TRIES; tries++ )
             plain = snapshot(vm, page, scratch, p2m, &kind);
 
     if ( !plain )

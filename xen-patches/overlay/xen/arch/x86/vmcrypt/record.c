@@ -345,6 +345,25 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
 
 /* --- Restore ----------------------------------------------------------- */
 
+/* xl draws a new handle where a configuration given beside the image has none. */
+static void say_uuid(const struct domain *d, const uint8_t *uuid)
+{
+    static const uint8_t ends[] = { 4, 6, 8, 10, 16 };
+    char text[2 * 16 + ARRAY_SIZE(ends)], *out = text;
+    unsigned int i = 0, group;
+
+    for ( group = 0; group < ARRAY_SIZE(ends); group++ )
+    {
+        for ( ; i < ends[group]; i++ )
+            out += snprintf(out, 3, "%02x", uuid[i]);
+        *out++ = '-';
+    }
+    out[-1] = '\0';
+    printk(XENLOG_WARNING
+           "VMCrypt: %pd: restore it with uuid = \"%s\" in its configuration\n",
+           d, text);
+}
+
 int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
@@ -396,8 +415,12 @@ int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
         verdict = VMC_REFUSAL_RECORD_FORMAT + 1;
     if ( verdict )
         rc = vmcrypt_refuse(vm, verdict - 1);
+    else if ( !vmcrypt_policy_kept(vm) )
+        rc = vmcrypt_refuse(vm, VMC_REFUSAL_CPU_POLICY);
     else if ( !vmcrypt_ledger_has(&vm->facts) )
         rc = vmcrypt_unvouched(vm, VMC_RESTORE_OPENED);
+    if ( verdict == VMC_REFUSAL_RECORD_DOMAIN + 1 )
+        say_uuid(d, vm->facts.uuid);
     if ( rc )
         vmcrypt_forget_record(vm);
 

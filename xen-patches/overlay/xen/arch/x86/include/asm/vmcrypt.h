@@ -9,6 +9,8 @@
 #include <asm/page.h>
 #include <public/domctl.h>
 
+struct arch_msix;
+
 #ifdef CONFIG_VMCRYPT
 
 int vmcrypt_domain_create(struct domain *d, bool altp2m);
@@ -31,6 +33,7 @@ bool vmcrypt_pins_config(unsigned int seg, unsigned int bdf, unsigned int reg,
                          unsigned int size);
 /* Where a device's table of interrupts would be. */
 bool vmcrypt_denies_msix(unsigned long first, unsigned long last);
+bool vmcrypt_denies_msix_entry(const struct arch_msix *msix, paddr_t entry);
 
 /*
  * A present L1 entry with a counted reference on its frame is about to be
@@ -124,6 +127,9 @@ static inline bool vmcrypt_pins_config(unsigned int seg, unsigned int bdf,
                                        unsigned int reg, unsigned int size)
 { return false; }
 static inline bool vmcrypt_denies_msix(unsigned long first, unsigned long last)
+{ return false; }
+static inline bool vmcrypt_denies_msix_entry(const struct arch_msix *msix,
+                                             paddr_t entry)
 { return false; }
 static inline int vmcrypt_map_l1e(l1_pgentry_t *nl1e,
                                   const struct domain *pt_dom)
