@@ -185,6 +185,11 @@ pub const ALL: &[Case] = &[
         In(Config::VMCRYPT, refuse::save),
     ),
     case(
+        "given-back",
+        "memory that a guest gives back while it is migrated: refused where it runs, and migrated when it rests",
+        In(Config::TWO_CPUS, migrate::given_back),
+    ),
+    case(
         "page-table-storm",
         "a guest whose page tables come and go all the time is migrated, saved and restored",
         In(Config::TWO_CPUS, migrate::storm),

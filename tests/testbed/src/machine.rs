@@ -457,9 +457,11 @@ fn arguments(image: &Image, boot: &Boot, dir: &Path, sockets: &Path) -> Result<V
         // Without a source of entropy, some first `xl create` in ten hangs.
         "-device",
         "virtio-rng-pci",
-        // A device with a table of interrupts that dom0 has no driver for: attacks use it.
+        // A device with a table of interrupts that dom0 has no driver for, behind a bridge: attacks use both.
         "-device",
-        "nvme,serial=idle",
+        "pci-bridge,id=bridge,chassis_nr=1",
+        "-device",
+        "nvme,serial=idle,bus=bridge",
         "-device",
         "virtio-serial-pci",
         "-chardev",

@@ -118,6 +118,22 @@ pub fn save_paused(dom0: &mut Dom0) -> Verdict {
         })
     };
 
+    // A configuration beside the image, and xl draws another uuid: Xen says which one it takes.
+    leave_paused(dom0, &guest)?;
+    let stranger = Spec {
+        name: "stranger".to_owned(),
+        ..guest.spec.clone()
+    };
+    dom0.run(&format!(
+        "cat >/root/stranger.cfg <<'EOF'\n{}EOF",
+        stranger.xl_config()
+    ))?;
+    dom0.run("cp --sparse=always /root/original.disk /root/stranger.disk")?;
+    let wanted = format!("restore it with uuid = \"{}\"", uuid(dom0, &guest)?);
+    dom0.restore_refused(&format!("/root/stranger.cfg {}", guest.image()), &wanted)?;
+    dom0.must("xl unpause original", SHORT)?;
+    dom0.await_alive(&mut guest)?;
+
     // A backup: the original never ran on. Neither a restore that fails nor a copy that never runs spends the image.
     leave_paused(dom0, &guest)?;
     dom0.destroy("original")?;
@@ -233,10 +249,7 @@ fn paused(dom0: &mut Dom0, name: &str) -> Result<bool, Problem> {
 
 /// The configuration by which an image of `guest` is restored under another name.
 pub fn twin(dom0: &mut Dom0, guest: &Guest, name: &str) -> Result<String, Problem> {
-    let uuid = dom0.json(&format!("xl list -l {}", guest.name()))?[0]["config"]["c_info"]["uuid"]
-        .as_str()
-        .context("xl list -l gives no uuid")?
-        .to_owned();
+    let uuid = uuid(dom0, guest)?;
     let spec = Spec {
         name: name.to_owned(),
         ..guest.spec.clone()
@@ -247,6 +260,15 @@ pub fn twin(dom0: &mut Dom0, guest: &Guest, name: &str) -> Result<String, Proble
         spec.xl_config()
     ))?;
     Ok(file)
+}
+
+fn uuid(dom0: &mut Dom0, guest: &Guest) -> Result<String, Problem> {
+    Ok(
+        dom0.json(&format!("xl list -l {}", guest.name()))?[0]["config"]["c_info"]["uuid"]
+            .as_str()
+            .context("xl list -l gives no uuid")?
+            .to_owned(),
+    )
 }
 
 /// Sends a guest to a receiver that keeps it, and waits until it has everything; the guest under another name.

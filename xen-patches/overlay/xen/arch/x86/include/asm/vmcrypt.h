@@ -78,6 +78,9 @@ void vmcrypt_grant_unmapped(mfn_t frame, const struct domain *mapper);
  */
 void vmcrypt_type_gained(struct page_info *page);
 void vmcrypt_type_lost(struct page_info *page, unsigned long type);
+/* The page is about to get another PFN, and has got it. */
+void vmcrypt_pfn_lost(struct page_info *page);
+void vmcrypt_pfn_gained(struct page_info *page);
 
 /*
  * Log-dirty, all with the paging lock held or the domain paused.  A page was
@@ -142,6 +145,8 @@ static inline void vmcrypt_grant_mapped(mfn_t frame,
                                         const struct domain *mapper) {}
 static inline void vmcrypt_grant_unmapped(mfn_t frame,
                                           const struct domain *mapper) {}
+static inline void vmcrypt_pfn_lost(struct page_info *page) {}
+static inline void vmcrypt_pfn_gained(struct page_info *page) {}
 static inline void vmcrypt_type_gained(struct page_info *page) {}
 static inline void vmcrypt_type_lost(struct page_info *page,
                                      unsigned long type) {}
