@@ -68,6 +68,7 @@ pub fn given_back(dom0: &mut Dom0) -> Verdict {
         "for try in $(seq 400); do [ -e /root/migrate.rc ] && exit 0; sleep 1; done; cat /root/migrate.log; exit 1",
         LIMIT,
     )?;
+    dom0.run("cat /root/migrate.log")?;
     let code = dom0.run("cat /root/migrate.rc; rm /root/migrate.rc")?.text();
     let log = dom0.xen_log()?;
     demand!(

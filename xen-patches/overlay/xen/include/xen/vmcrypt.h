@@ -55,6 +55,7 @@ bool vmcrypt_denies_frames(unsigned int family, unsigned long op,
 /* What dom0 says of devices and CPUs; the lock of devices is held. */
 int vmcrypt_check_device(unsigned int seg, unsigned int bus,
                          unsigned int devfn, const struct pci_dev_info *info);
+bool vmcrypt_keeps_interrupt(struct domain *d, int pirq);
 bool vmcrypt_keeps_device(const struct pci_dev *pdev);
 int vmcrypt_check_performance(const struct xen_processor_performance *perf,
                               unsigned int cpu);
@@ -135,6 +136,8 @@ static inline int vmcrypt_check_device(unsigned int seg, unsigned int bus,
                                        unsigned int devfn,
                                        const struct pci_dev_info *info)
 { return 0; }
+static inline bool vmcrypt_keeps_interrupt(struct domain *d, int pirq)
+{ return false; }
 static inline bool vmcrypt_keeps_device(const struct pci_dev *pdev)
 { return false; }
 static inline int vmcrypt_check_performance(

@@ -57,6 +57,20 @@ bool vmcrypt_denies_msix_entry(const struct arch_msix *msix, paddr_t entry)
                           "the device's table is elsewhere now");
 }
 
+/*
+ * Xen finds what an HVM domain bound to a device's message by the interrupt that
+ * is mapped: without it the bond would outlive the device.
+ */
+bool vmcrypt_keeps_interrupt(struct domain *d, int pirq)
+{
+    const struct pirq *info = is_hvm_domain(d) ? pirq_info(d, pirq) : NULL;
+    const struct hvm_pirq_dpci *dpci = pirq_dpci(info);
+
+    return opt_vmcrypt && dpci && (dpci->flags & HVM_IRQ_DPCI_GUEST_MSI) &&
+           vmcrypt_denied(__HYPERVISOR_physdev_op, PHYSDEVOP_unmap_pirq,
+                          "the interrupt is bound; unbind it first");
+}
+
 /* --- Devices ------------------------------------------------------------ */
 
 /* The function whose register at 0x40 says where PM1a_CNT is; 0: none. */
