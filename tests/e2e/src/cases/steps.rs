@@ -10,7 +10,8 @@ use vmcrypt_guest::Role;
 
 /// Holds another seed than [`SEED`].
 const SEED_VARIABLE: &str = "VMCRYPT_STEPS_SEED";
-const SEED: u64 = 1;
+/// Draws each kind of step, and in the first 40 those that take minutes once.
+const SEED: u64 = 6460;
 const NAME: &str = "random";
 /// What the balloon is set to, in MiB; the guest starts with the first.
 const MEMORY: [u32; 4] = [96, 120, 144, 168];
@@ -131,7 +132,7 @@ impl Walk {
             }
             Step::VcpuSet => {
                 let vcpus = self.random.u32(1..=2);
-                dom0.must(&format!("xl vcpu-set {NAME} {vcpus}"), SHORT)?;
+                dom0.must(&format!("xl vcpu-set --ignore-host {NAME} {vcpus}"), SHORT)?;
             }
             Step::Disk => self.toggle_disk(dom0)?,
             Step::Net => {
