@@ -150,6 +150,16 @@ pub const ATTACKS: &[Attack] = &[
         },
     ),
     Attack::new(
+        "grant-frames",
+        "45",
+        "make a helper whose grants are more than Xen counts in 32 bits, so that its tables have no room for them",
+        |scene| {
+            // 512 of them to a frame.
+            let helper = helper_with_grants(scene, 0, (1 << 23) + 1);
+            used(scene, helper, |_| Ok(Came::Through("it is there".to_owned())))
+        },
+    ),
+    Attack::new(
         "interrupts-elsewhere",
         "46",
         "have Xen write an interrupt beside a device's table, whose place it reads anew where no device answers",
@@ -359,6 +369,12 @@ fn race_config_address() -> Result<Came> {
 
 /// An empty domain that nobody but Xen knows.
 pub fn helper(scene: &Scene<'_>, flags: u32) -> Result<DomId, Error> {
+    // As few as may be.
+    helper_with_grants(scene, flags, 4)
+}
+
+/// The same with room for grants in so many frames.
+fn helper_with_grants(scene: &Scene<'_>, flags: u32, frames: u32) -> Result<DomId, Error> {
     const LAPIC: u32 = 1;
     let handle = u64::from_le_bytes(*b"a helper");
     let emulation = if flags & HVM == 0 { 0 } else { LAPIC };
@@ -366,9 +382,9 @@ pub fn helper(scene: &Scene<'_>, flags: u32) -> Result<DomId, Error> {
         handle << 32,
         handle,
         pair(1, flags),
-        // One vCPU; event channels and grants as few as may be.
+        // One vCPU; event channels as few as may be.
         pair(0, 1),
-        pair(127, 4),
+        pair(127, frames),
         pair(4, 1),
         0,
         pair(0, emulation),
@@ -380,7 +396,15 @@ pub fn helper(scene: &Scene<'_>, flags: u32) -> Result<DomId, Error> {
 
 /// Makes a helper, uses it, and ends it.
 fn with_helper(scene: &Scene<'_>, flags: u32, body: impl FnOnce(DomId) -> Result<Came>) -> Result<Came> {
-    after(helper(scene, flags), |helper| {
+    used(scene, helper(scene, flags), body)
+}
+
+fn used(
+    scene: &Scene<'_>,
+    helper: Result<DomId, Error>,
+    body: impl FnOnce(DomId) -> Result<Came>,
+) -> Result<Came> {
+    after(helper, |helper| {
         let came = body(helper);
         control(scene.xen, helper, DESTROYDOMAIN, &[])?;
         came
@@ -402,7 +426,7 @@ fn performance(scene: &Scene<'_>, flags: u64, limit: u32, register: [u64; 2]) ->
     let_through(platform(scene.xen, 54, &body))
 }
 
-/// Points a device at RAM, as if its registers were there, and asks for one of its interrupts.
+/// Has a device's table judged, and then lets the device vanish while Xen asks it where the table begins.
 fn interrupts_elsewhere(scene: &Scene<'_>) -> Result<Came> {
     const MEMORY: u32 = 1 << 1;
     const BUSES: u16 = 0x18;
@@ -455,6 +479,7 @@ fn unmap_interrupt(scene: &Scene<'_>, number: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// Points a device at RAM, as if its registers were there, and asks for one of its interrupts.
 fn interrupts_over_ram(scene: &Scene<'_>) -> Result<Came> {
     const MEMORY: u32 = 1 << 1;
     let device = PciDevice::with_interrupt_table()?;
