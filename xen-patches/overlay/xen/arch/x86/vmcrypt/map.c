@@ -17,13 +17,26 @@
  */
 static uint16_t *__read_mostly map_count;
 static unsigned long __read_mostly map_count_size;
+/* Frames of which another domain than their owner's had a writable entry. */
+static unsigned long *__read_mostly cleared_writable;
 
 int __init vmcrypt_map_init(void)
 {
     map_count_size = pfn_to_pdx(max_page - 1) + 1;
     map_count = vzalloc(map_count_size * sizeof(*map_count));
+    cleared_writable = vzalloc(BITS_TO_LONGS(map_count_size) *
+                               sizeof(*cleared_writable));
 
-    return map_count ? 0 : -ENOMEM;
+    return map_count && cleared_writable ? 0 : -ENOMEM;
+}
+
+bool vmcrypt_others_may_write(const struct page_info *page)
+{
+    unsigned long pdx = page_to_pdx(page);
+
+    return cleared_writable && pdx < map_count_size &&
+           test_bit(pdx, cleared_writable) &&
+           test_and_clear_bit(pdx, cleared_writable);
 }
 
 static uint16_t *count_of(mfn_t mfn)
@@ -404,6 +417,11 @@ bool vmcrypt_unmap_others_l1e(l1_pgentry_t l1e, const struct domain *l1e_owner)
         put_page(vmcrypt_replica_put(page));
         return true;
     }
+
+    /* Before the page's type is given up, and whoever's page it is. */
+    if ( (l1e_get_flags(l1e) & _PAGE_RW) && cleared_writable &&
+         mfn_to_pdx(mfn) < map_count_size )
+        set_bit(mfn_to_pdx(mfn), cleared_writable);
 
     if ( foreign(mfn, l1e_owner) )
         count_map(mfn, -1);

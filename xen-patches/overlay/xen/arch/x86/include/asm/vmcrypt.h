@@ -68,6 +68,12 @@ static inline bool vmcrypt_unmap_l1e(l1_pgentry_t l1e,
            vmcrypt_unmap_others_l1e(l1e, l1e_owner);
 }
 
+/*
+ * Whether a CPU that did not run the page's owner may still write to it, by an
+ * entry that another domain had and that is gone.  Told once: the caller flushes.
+ */
+bool vmcrypt_others_may_write(const struct page_info *page);
+
 /* A grant of @frame is mapped in a page table of another domain, or was. */
 void vmcrypt_grant_mapped(mfn_t frame, const struct domain *mapper);
 void vmcrypt_grant_unmapped(mfn_t frame, const struct domain *mapper);
@@ -140,6 +146,8 @@ static inline int vmcrypt_map_l1e(l1_pgentry_t *nl1e,
 static inline bool vmcrypt_unmap_l1e(l1_pgentry_t l1e,
                                      const struct domain *pg_owner,
                                      const struct domain *l1e_owner)
+{ return false; }
+static inline bool vmcrypt_others_may_write(const struct page_info *page)
 { return false; }
 static inline void vmcrypt_grant_mapped(mfn_t frame,
                                         const struct domain *mapper) {}
