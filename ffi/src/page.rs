@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 
 use crate::domain::{VmcDomain, locked};
 use crate::imports::Machine;
-use crate::{Verdict, backend, host, stack, verdict};
+use crate::{Verdict, backend, host, plain, stack, verdict};
 
 /// One encryption under way.
 #[repr(C)]
@@ -284,12 +284,8 @@ pub unsafe extern "C" fn vmc_page_freed(domain: *mut VmcDomain, pfn: u64, class:
     let domain = unsafe { locked(domain) };
     let pfn = Pfn(pfn);
     let owed = live && domain.exported().contains(pfn);
+    plain::lose(domain, pfn, class);
     forget(domain, pfn);
-    if domain.plain().remove(pfn)
-        && let Some(class) = PlainClass::from_number(class)
-    {
-        domain.control.plain_lost(class);
-    }
     if owed {
         domain.fresh().remove(pfn);
         let own = domain.accounts();

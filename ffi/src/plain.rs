@@ -34,13 +34,16 @@ pub unsafe extern "C" fn vmc_plain_gain(domain: *mut VmcDomain, pfn: u64, class:
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vmc_plain_lose(domain: *mut VmcDomain, pfn: u64, class: u32) {
     // SAFETY: by the caller's promise.
-    let domain = unsafe { locked(domain) };
+    lose(unsafe { locked(domain) }, Pfn(pfn), class);
+}
+
+pub(crate) fn lose(domain: &mut VmcDomain, pfn: Pfn, class: u32) {
     if let Some(class) = PlainClass::from_number(class)
-        && domain.plain().remove(Pfn(pfn))
+        && domain.plain().remove(pfn)
     {
         domain.control.plain_lost(class);
         let own = domain.accounts();
-        own.control.forget_page(Pfn(pfn), true, own.exported, own.tags);
+        own.control.forget_page(pfn, true, own.exported, own.tags);
     }
 }
 

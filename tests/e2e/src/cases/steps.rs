@@ -134,15 +134,22 @@ impl Walk {
                 let vcpus = self.random.u32(1..=2);
                 dom0.must(&format!("xl vcpu-set --ignore-host {NAME} {vcpus}"), SHORT)?;
             }
-            Step::Disk => self.toggle_disk(dom0)?,
+            Step::Disk => {
+                let command = match self.disk {
+                    true => format!("xl block-detach {NAME} xvdb"),
+                    false => format!(
+                        "xl block-attach {NAME} format=raw,vdev=xvdb,access=rw,target=/root/more.disk"
+                    ),
+                };
+                dom0.must(&command, LONG)?;
+                self.disk = !self.disk;
+            }
             Step::Net => {
-                dom0.must(
-                    &match self.net {
-                        true => format!("xl network-detach {NAME} 1"),
-                        false => format!("xl network-attach {NAME} bridge=xenbr0"),
-                    },
-                    LONG,
-                )?;
+                let command = match self.net {
+                    true => format!("xl network-detach {NAME} 1"),
+                    false => format!("xl network-attach {NAME} bridge=xenbr0"),
+                };
+                dom0.must(&command, LONG)?;
                 self.net = !self.net;
             }
             Step::Pause => {
@@ -207,20 +214,6 @@ impl Walk {
                 clean(dom0, "/root/random.core")?;
             }
         }
-        Ok(())
-    }
-
-    fn toggle_disk(&mut self, dom0: &mut Dom0) -> Result<(), Problem> {
-        dom0.must(
-            &match self.disk {
-                true => format!("xl block-detach {NAME} xvdb"),
-                false => {
-                    format!("xl block-attach {NAME} format=raw,vdev=xvdb,access=rw,target=/root/more.disk")
-                }
-            },
-            LONG,
-        )?;
-        self.disk = !self.disk;
         Ok(())
     }
 }

@@ -68,13 +68,14 @@ static void mark_dirty(const struct vmcrypt_domain *vm,
 static void changed(struct vmcrypt_domain *vm, struct page_info *page,
                     int class, bool plain)
 {
-    unsigned long pfn = get_gpfn_from_mfn(mfn_x(page_to_mfn(page)));
+    unsigned long pfn;
 
     if ( class < 0 )
         return;
 
     atomic_inc(&vm->epoch);
     mark_dirty(vm, page);
+    pfn = get_gpfn_from_mfn(mfn_x(page_to_mfn(page)));
     if ( plain )
         vmcrypt_gain(vm, pfn, class);
     else

@@ -348,20 +348,9 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
 /* xl draws a new handle where a configuration given beside the image has none. */
 static void say_uuid(const struct domain *d, const uint8_t *uuid)
 {
-    static const uint8_t ends[] = { 4, 6, 8, 10, 16 };
-    char text[2 * 16 + ARRAY_SIZE(ends)], *out = text;
-    unsigned int i = 0, group;
-
-    for ( group = 0; group < ARRAY_SIZE(ends); group++ )
-    {
-        for ( ; i < ends[group]; i++ )
-            out += snprintf(out, 3, "%02x", uuid[i]);
-        *out++ = '-';
-    }
-    out[-1] = '\0';
     printk(XENLOG_WARNING
-           "VMCrypt: %pd: restore it with uuid = \"%s\" in its configuration\n",
-           d, text);
+           "VMCrypt: %pd: restore it with uuid = \"%4phN-%2phN-%2phN-%2phN-%6phN\" in its configuration\n",
+           d, uuid, uuid + 4, uuid + 6, uuid + 8, uuid + 10);
 }
 
 int vmcrypt_set_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
