@@ -214,6 +214,15 @@ static void cycle(uint32_t backend)
     vmc_page_encrypt_from(g.domain, &ticket, &g.pages[10], &again);
     vmc_page_end(g.domain, &ticket);
     CHECK("no record of a page that was read before the log was emptied", seal(&g, &image) != 0);
+    vmc_page_begin(g.domain, 10, PAGES, VMC_HELD_PAGES, &ticket, &(bool){ 0 });
+    vmc_page_dirtied(g.domain, 10);
+    vmc_page_tracking(g.domain, true);
+    CHECK("page is exported", export_page(&g, 10, &again));
+    vmc_page_encrypt_from(g.domain, &ticket, &g.pages[11], &again);
+    vmc_page_end(g.domain, &ticket);
+
+    CHECK("no record of a page whose later export one from before the log was emptied overtook",
+          seal(&g, &image) != 0);
     CHECK("page is exported", export_page(&g, 10, &again));
 
     CHECK("record is sealed", seal(&g, &image) == 0);

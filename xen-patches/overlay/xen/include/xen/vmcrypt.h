@@ -48,6 +48,12 @@ bool vmcrypt_denies(struct domain *d, const struct domain *by,
                     unsigned int family, unsigned long op);
 bool vmcrypt_host_denies(unsigned int family, unsigned long op);
 
+/*
+ * True if @d does not grant the page.  One that Xen shares with it is none of its
+ * memory, and who writes to its grant table writes grants.
+ */
+bool vmcrypt_denies_grant(const struct domain *d, const struct page_info *page);
+
 /* True if it is not to name these frames, whoever it is for. */
 bool vmcrypt_denies_frames(unsigned int family, unsigned long op,
                            unsigned long first, unsigned long last);
@@ -146,6 +152,9 @@ static inline int vmcrypt_check_performance(
 static inline bool vmcrypt_hold_cpus(void) { return true; }
 static inline void vmcrypt_release_cpus(void) {}
 static inline void vmcrypt_firmware(unsigned long first, unsigned long last) {}
+static inline bool vmcrypt_denies_grant(const struct domain *d,
+                                        const struct page_info *page)
+{ return false; }
 static inline bool vmcrypt_judges_each(const struct domain *d,
                                        const struct domain *by)
 { return false; }

@@ -120,8 +120,14 @@ void vmcrypt_pfn_lost(struct page_info *page)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(page_get_owner(page));
 
-    if ( unlikely(vm) )
-        changed(vm, page, standing(vm, page), false);
+    if ( likely(!vm) )
+        return;
+
+    changed(vm, page, standing(vm, page), false);
+    /* Private or not, what dom0 has of this PFN is another page's. */
+    spin_lock(&vm->lock);
+    vmc_page_forget(vm->rust, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))));
+    spin_unlock(&vm->lock);
 }
 
 void vmcrypt_pfn_gained(struct page_info *page)
@@ -312,6 +318,14 @@ int vmcrypt_p2m_check(struct vmcrypt_domain *vm, struct p2m_place at)
 
     spin_lock(&vm->p2m_lock);
     odd = vm->p2m_odd;
+    /* Somebody who began to walk while it ran: leaves are noted as private. */
+    if ( vm->p2m_cursor )
+    {
+        spin_unlock(&vm->p2m_lock);
+        printk(XENLOG_WARNING "VMCrypt: %pd: its P2M was being looked at as it stopped\n",
+               vm->d);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
+    }
     same = mfn_eq(shown->root, at.root) && shown->va == at.va &&
            shown->end == at.end && shown->generation == at.generation;
     spin_unlock(&vm->p2m_lock);

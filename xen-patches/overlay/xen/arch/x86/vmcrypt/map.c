@@ -39,6 +39,11 @@ bool vmcrypt_others_may_write(const struct page_info *page)
            test_and_clear_bit(pdx, cleared_writable);
 }
 
+bool vmcrypt_denies_grant(const struct domain *d, const struct page_info *page)
+{
+    return vmcrypt_of(d) && is_special_page(page);
+}
+
 static uint16_t *count_of(mfn_t mfn)
 {
     unsigned long pdx = mfn_to_pdx(mfn);

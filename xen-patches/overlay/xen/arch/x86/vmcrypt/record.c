@@ -246,6 +246,12 @@ static int export(struct vmcrypt_domain *vm,
     /* The Rust part would say so, too: after registers were copied. */
     if ( vmcrypt_state(vm) != VMC_STATE_SUSPENDED )
         return vmcrypt_refuse(vm, VMC_REFUSAL_NOT_SUSPENDED);
+    /* A restore wants both. */
+    if ( !mfn_valid(vm->console) || !mfn_valid(vm->store) )
+    {
+        printk(XENLOG_WARNING "VMCrypt: %pd: the guest gave a ring back\n", d);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
+    }
     rc = vmcrypt_p2m_check(vm, p2m);
     if ( rc )
         return rc;
@@ -335,6 +341,15 @@ int vmcrypt_get_extstate(struct domain *d, struct xen_domctl_vcpuextstate *evc)
 
     if ( !evc->vcpu )
         return export(vm, evc, capacity);
+
+    /* libxc leaves such a vCPU out, and the record that comes with vCPU 0. */
+    if ( vmcrypt_state(vm) == VMC_STATE_SUSPENDED &&
+         (d->vcpu[0]->pause_flags & VPF_down) )
+    {
+        printk(XENLOG_WARNING
+               "VMCrypt: %pd: cannot be saved while its vCPU 0 is offline\n", d);
+        return vmcrypt_refuse(vm, VMC_REFUSAL_INCOMPLETE);
+    }
 
     evc->size = sizeof(struct empty_xsave);
 
@@ -479,11 +494,13 @@ static int load_vcpu(struct vmcrypt_domain *vm, struct vcpu *v,
                              &area->xsave_hdr);
         if ( rc )
             return rc;
-        v->arch.xcr0 = s->xcr0;
-        v->arch.xcr0_accum = s->xcr0_accum;
-        v->arch.nonlazy_xstate_used = s->xcr0_accum & XSTATE_NONLAZY;
-        compress_xsave_states(v, s->xsave, s->xsave_size);
     }
+    /* Of one that never used them, too: dom0 may have loaded some. */
+    v->arch.xcr0 = s->xcr0;
+    v->arch.xcr0_accum = s->xcr0_accum;
+    v->arch.nonlazy_xstate_used = s->xcr0_accum & XSTATE_NONLAZY;
+    if ( s->xsave_size )
+        compress_xsave_states(v, s->xsave, s->xsave_size);
 
     return 0;
 }

@@ -322,7 +322,10 @@ static void flush_all_tlbs(void)
                FLUSH_TLB | FLUSH_TLB_GLOBAL | FLUSH_NO_ASSIST);
 }
 
-/* From here on nobody can write a grant, and none but the rings' is there. */
+/*
+ * From here on nobody can write a grant, and none but the rings' is there.  No
+ * grant is of these pages themselves: see vmcrypt_denies_grant().
+ */
 static int seal_grants(struct vmcrypt_domain *vm)
 {
     const struct page_info *page;
@@ -391,6 +394,9 @@ static int seal_maps(struct vmcrypt_domain *vm)
     vm->store = store;
     if ( !placed )
         return vmcrypt_refuse(vm, VMC_REFUSAL_RING_PLACE);
+
+    if ( !grants_clean(vm) )
+        return vmcrypt_refuse(vm, VMC_REFUSAL_STILL_MAPPED);
 
     /*
      * Without page tables of its mode a vCPU would run on those at frame 0.  The

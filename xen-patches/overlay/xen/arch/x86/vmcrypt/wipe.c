@@ -11,6 +11,7 @@
 #include <xen/delay.h>
 #include <xen/event.h>
 #include <xen/param.h>
+#include <xen/pci.h>
 #include <xen/vmap.h>
 #include <asm/fixmap.h>
 #include <asm/smp.h>
@@ -56,9 +57,15 @@ int vmcrypt_domain_kill(struct domain *d)
 {
     struct vmcrypt_domain *vm = vmcrypt_of(d);
     bool quiet;
+    int rc;
 
-    if ( !vm )
-        return 0;
+    /*
+     * The grants that it has mapped are let go of next, but not its devices' ways
+     * to them.  Whoever asked for its end need not ask again.
+     */
+    rc = pci_release_devices(d);
+    if ( rc || !vm )
+        return rc;
 
     vmcrypt_decrypt_stop(vm);
 
