@@ -1,7 +1,7 @@
 //! A save that leaves out what the guest wrote last.
 
 use crate::calls::errno;
-use crate::frames::owned_frames;
+use crate::frames::{find, owned_frames};
 use crate::registers::get_xsave;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -16,6 +16,8 @@ use vmcrypt_tools::xen::{self, DomId, Frame, HYPERVISOR_DOMCTL, domctl};
 /// it suspend, and asks for the record; then once more after every page was mapped again.
 pub fn stale(xen: &Privcmd, domain: DomId, writing: Duration) -> Result<Value> {
     log_dirty(xen, domain, ENABLE_LOGDIRTY, 0)?;
+    // Where tools that save look for the P2M: Xen holds them to what was there.
+    drop(xen.map_foreign(domain, &[find(xen, domain)?.shared_info], false)?);
     let frames = owned_frames(xen, domain)?;
     map_all(xen, domain, &frames)?;
     sleep(writing);
