@@ -102,9 +102,10 @@ pub enum Report {
 }
 
 impl Report {
-    /// Reads one console line; `None` if it is not a complete line of ours.
+    /// Reads one console line; `None` if it is not a complete line of ours. A guest that was destroyed may have left its
+    /// last line without an end, behind which the next one goes on.
     pub fn parse(line: &str) -> Option<Report> {
-        let rest = line[line.find(PREFIX)? + PREFIX.len()..].trim_end();
+        let rest = line[line.rfind(PREFIX)? + PREFIX.len()..].trim_end();
         if let Some(what) = rest.strip_prefix("FAIL ") {
             return Some(Report::Fail {
                 what: what.to_owned(),
@@ -179,6 +180,8 @@ mod tests {
         }
         .to_string();
         assert_eq!(Report::parse(&line[..line.len() - 1]), None);
+        let behind = format!("{}{line}", &line[..line.len() - 1]);
+        assert_eq!(Report::parse(&behind), Report::parse(&line));
         assert_eq!(Report::parse("Linux version 6.12"), None);
     }
 }

@@ -34,6 +34,9 @@ int vmcrypt_prepare_suspend(struct domain *d);
 void vmcrypt_suspended(struct domain *d);
 void vmcrypt_resumed(struct domain *d);
 
+/* Xen ended it, for good. */
+static inline void vmcrypt_crashed(struct domain *d) { d->crashed = true; }
+
 /* dom0 wants it to go on; 0 unless it does elsewhere.  Domctl lock held. */
 int vmcrypt_may_resume(struct domain *d);
 
@@ -125,6 +128,7 @@ static inline int vmcrypt_unpause(struct domain *d) { return 0; }
 static inline int vmcrypt_prepare_suspend(struct domain *d) { return 0; }
 static inline void vmcrypt_suspended(struct domain *d) {}
 static inline void vmcrypt_resumed(struct domain *d) {}
+static inline void vmcrypt_crashed(struct domain *d) {}
 static inline int vmcrypt_may_resume(struct domain *d) { return 0; }
 static inline bool vmcrypt_page_freed(struct domain *d,
                                       const struct page_info *page)

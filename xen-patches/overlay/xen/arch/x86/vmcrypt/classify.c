@@ -124,7 +124,12 @@ void vmcrypt_pfn_lost(struct page_info *page)
         return;
 
     changed(vm, page, standing(vm, page), false);
-    /* Private or not, what dom0 has of this PFN is another page's. */
+    /*
+     * Private or not, what dom0 has of this PFN is another page's.  What receives
+     * a live save would keep it: then it counts, and the record is refused.
+     */
+    if ( paging_mode_log_dirty(vm->d) )
+        return;
     spin_lock(&vm->lock);
     vmc_page_forget(vm->rust, get_gpfn_from_mfn(mfn_x(page_to_mfn(page))));
     spin_unlock(&vm->lock);

@@ -116,6 +116,11 @@ int vmcrypt_domctl(struct domain *d, const struct xen_domctl *op)
                  vmcrypt_denies(d, by, VMCRYPT_SHADOW_OPS, op->u.shadow_op.op);
         break;
 
+    case XEN_DOMCTL_soft_reset:
+    case XEN_DOMCTL_soft_reset_cont:
+        denied |= d && d->crashed;
+        break;
+
     case XEN_DOMCTL_set_address_size:
         if ( vm && op->u.address_size.size != 64 )
             return vmcrypt_refuse(vm, VMC_REFUSAL_GUEST32);

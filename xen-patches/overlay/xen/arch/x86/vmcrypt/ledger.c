@@ -126,6 +126,13 @@ int vmcrypt_may_resume(struct domain *d)
     struct vmcrypt_domain *vm = vmcrypt_of(d);
     uint32_t verdict;
 
+    /* Where Xen ends a domain it may have left it half changed. */
+    if ( d->crashed )
+    {
+        vmcrypt_denied(__HYPERVISOR_domctl, XEN_DOMCTL_resumedomain,
+                       "Xen ended this domain");
+        return -EPERM;
+    }
     if ( !vm )
         return 0;
 
