@@ -105,8 +105,13 @@ impl Report {
     /// Reads one console line; `None` if it is not a complete line of ours. A guest that was destroyed may have left its
     /// last line without an end, behind which the next one goes on.
     pub fn parse(line: &str) -> Option<Report> {
-        let rest = line[line.rfind(PREFIX)? + PREFIX.len()..].trim_end();
-        if let Some(what) = rest.strip_prefix("FAIL ") {
+        let behind = |at: usize| line[at + PREFIX.len()..].trim_end();
+        let (first, rest) = (behind(line.find(PREFIX)?), behind(line.rfind(PREFIX)?));
+        // A complaint is one whatever follows it.
+        if let Some(what) = [first, rest]
+            .iter()
+            .find_map(|report| report.strip_prefix("FAIL "))
+        {
             return Some(Report::Fail {
                 what: what.to_owned(),
             });
@@ -182,6 +187,8 @@ mod tests {
         assert_eq!(Report::parse(&line[..line.len() - 1]), None);
         let behind = format!("{}{line}", &line[..line.len() - 1]);
         assert_eq!(Report::parse(&behind), Report::parse(&line));
+        let complaint = format!("{PREFIX}FAIL disk{line}");
+        assert!(matches!(Report::parse(&complaint), Some(Report::Fail { .. })));
         assert_eq!(Report::parse("Linux version 6.12"), None);
     }
 }
